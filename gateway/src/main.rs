@@ -1,0 +1,2 @@
+//! Hands the gateway to the kernel.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Infrastructure of every service. No business rule.

@@ -1,0 +1,2 @@
+//! Hands the audit service to the kernel.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Hands the auth service to the kernel.
+fn main() {}

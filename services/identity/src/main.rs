@@ -1,0 +1,2 @@
+//! Hands the identity service to the kernel.
+fn main() {}

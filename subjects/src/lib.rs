@@ -1,0 +1,1 @@
+//! The contract: messages, subjects, routes and permissions. No I/O and no service crate.

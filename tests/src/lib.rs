@@ -1,0 +1,1 @@
+//! Starts the real platform for tests.
