@@ -1,0 +1,361 @@
+//! The contract as read from the descriptors and their options, checked whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+
+use prost_reflect::{DescriptorPool, DynamicMessage, ExtensionDescriptor, Kind, MessageDescriptor, Value};
+
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const TIMEOUT_MS_DEFAULT: u32 = 5_000;
+const BODY_MAX_BYTES_DEFAULT: u32 = 1024 * 1024;
+/// Operations that bear credentials take little (S37).
+const CREDENTIAL_BODY_MAX_BYTES_DEFAULT: u32 = 64 * 1024;
+
+pub struct Contract {
+    pub pool: DescriptorPool,
+    /// In order of name.
+    pub services: Vec<Service>,
+}
+
+pub struct Service {
+    pub name: String,
+    pub version: String,
+    pub proto_name: String,
+    pub package: String,
+    pub description: String,
+    pub endpoints: Vec<Endpoint>,
+    pub events: Vec<Event>,
+    /// Subjects, sorted.
+    pub calls: Vec<String>,
+    pub consumers: Vec<Consumer>,
+}
+
+pub struct Endpoint {
+    pub rpc: String,
+    pub name: String,
+    pub subject: String,
+    pub description: String,
+    pub access: Access,
+    pub http: Option<Http>,
+    pub timeout_ms: u32,
+    pub idempotent: bool,
+    pub bears_credentials: bool,
+    pub body_max_bytes: u32,
+    pub request: MessageDescriptor,
+    pub reply: MessageDescriptor,
+}
+
+pub enum Access {
+    Public,
+    Token,
+    Permission(String),
+    Internal(Vec<String>),
+}
+
+pub struct Http {
+    pub method: &'static str,
+    pub path: String,
+    pub success: u32,
+    /// Proto field names in the path.
+    pub path_fields: Vec<String>,
+    /// Proto field names in the query; only of methods without a body.
+    pub query_fields: Vec<String>,
+    pub cache_max_age_s: u32,
+}
+
+pub struct Event {
+    pub message: MessageDescriptor,
+    pub subject: String,
+    pub description: String,
+    pub target_type: String,
+    pub target_field: String,
+    pub outcome: String,
+}
+
+pub struct Consumer {
+    pub stream: String,
+    pub durable: String,
+    pub filters: Vec<String>,
+}
+
+impl Contract {
+    pub fn read(pool: &DescriptorPool) -> Result<Self> {
+        let extension = |name: &str| {
+            pool.get_extension_by_name(&format!("trunkline.options.v1.{name}"))
+                .ok_or_else(|| format!("options.proto lacks the option `{name}`"))
+        };
+        let (service_option, endpoint_option, event_option) =
+            (extension("service")?, extension("endpoint")?, extension("event")?);
+
+        let mut services = Vec::new();
+        for descriptor in pool.services() {
+            let full_name = descriptor.full_name().to_owned();
+            let options = option(&descriptor.options(), &service_option)
+                .ok_or_else(|| format!("{full_name} lacks the option `service`"))?;
+            let name = text(&options, "name");
+            let package = descriptor.package_name().to_owned();
+            let mut endpoints = Vec::new();
+            for method in descriptor.methods() {
+                let at = format!("{full_name}.{}", method.name());
+                let options = option(&method.options(), &endpoint_option)
+                    .ok_or_else(|| format!("{at} lacks the option `endpoint`"))?;
+                endpoints.push(endpoint(&name, &method, &options).map_err(|fault| format!("{at}: {fault}"))?);
+            }
+            let mut events = Vec::new();
+            for message in pool.all_messages().filter(|message| message.package_name() == package) {
+                if let Some(options) = option(&message.options(), &event_option) {
+                    events.push(event(&name, &message, &options).map_err(|f| format!("{}: {f}", message.full_name()))?);
+                }
+            }
+            events.sort_by(|a, b| a.subject.cmp(&b.subject));
+            let consumers = messages(&options, "consumes")
+                .iter()
+                .map(|consumer| Consumer {
+                    stream: text(consumer, "stream"),
+                    durable: text(consumer, "durable"),
+                    filters: texts(consumer, "filters"),
+                })
+                .collect();
+            services.push(Service {
+                description: comment(&descriptor.parent_file(), descriptor.path()),
+                version: text(&options, "version"),
+                proto_name: descriptor.name().to_owned(),
+                calls: texts(&options, "calls"),
+                name,
+                package,
+                endpoints,
+                events,
+                consumers,
+            });
+        }
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        resolve_calls(&mut services)?;
+        check_routes(&services)?;
+        Ok(Self { pool: pool.clone(), services })
+    }
+
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Service, &Endpoint)> {
+        self.services.iter().flat_map(|service| service.endpoints.iter().map(move |endpoint| (service, endpoint)))
+    }
+}
+
+fn endpoint(service: &str, method: &prost_reflect::MethodDescriptor, options: &DynamicMessage) -> Result<Endpoint> {
+    let name = snake(method.name());
+    let request = method.input();
+    let access = if flag(options, "public") {
+        Access::Public
+    } else if flag(options, "token") {
+        Access::Token
+    } else if !text(options, "permission").is_empty() {
+        let permission = text(options, "permission");
+        if permission.split('.').count() != 3 || permission.split('.').any(str::is_empty) {
+            return Err(format!("`{permission}` is not <service>.<resource>.<action>").into());
+        }
+        Access::Permission(permission)
+    } else if options.has_field_by_name("internal") {
+        let internal = options.get_field_by_name("internal").ok_or("the option has `internal`")?;
+        Access::Internal(internal.as_message().map(|internal| texts(internal, "callers")).unwrap_or_default())
+    } else {
+        return Err("has no access rule: say public, token, permission or internal".into());
+    };
+
+    let route = ["get", "post", "put", "patch", "delete"]
+        .into_iter()
+        .map(|method| (method, text(options, method)))
+        .find(|(_, path)| !path.is_empty());
+    let http = match (route, &access) {
+        (Some(_), Access::Internal(_)) => return Err("is internal and must not have an HTTP route".into()),
+        (None, Access::Internal(_)) => None,
+        (None, _) => return Err("has no HTTP route; say internal if it must not have one".into()),
+        (Some((method, path)), _) => {
+            let path_fields: Vec<String> = path
+                .split('/')
+                .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+                .map(str::to_owned)
+                .collect();
+            for field in &path_fields {
+                let descriptor = request.get_field_by_name(field).ok_or_else(|| format!("no field `{field}`"))?;
+                if descriptor.kind() != Kind::String {
+                    return Err(format!("the path field `{field}` is not a string").into());
+                }
+            }
+            let query_fields = if matches!(method, "get" | "delete") {
+                request
+                    .fields()
+                    .map(|field| field.name().to_owned())
+                    .filter(|name| !path_fields.contains(name))
+                    .collect()
+            } else {
+                Vec::new()
+            };
+            let success = match number(options, "success") {
+                0 => 200,
+                status => status,
+            };
+            Some(Http {
+                method: match method {
+                    "get" => "Get",
+                    "post" => "Post",
+                    "put" => "Put",
+                    "patch" => "Patch",
+                    _ => "Delete",
+                },
+                path,
+                success,
+                path_fields,
+                query_fields,
+                cache_max_age_s: number(options, "cache_max_age_s"),
+            })
+        }
+    };
+
+    let bears_credentials = flag(options, "bears_credentials");
+    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    Ok(Endpoint {
+        subject: format!("svc.{service}.v1.{name}"),
+        rpc: method.name().to_owned(),
+        name,
+        description: comment(&method.parent_service().parent_file(), method.path()),
+        access,
+        http,
+        timeout_ms: or(number(options, "timeout_ms"), TIMEOUT_MS_DEFAULT),
+        idempotent: flag(options, "idempotent"),
+        bears_credentials,
+        body_max_bytes: or(
+            number(options, "body_max_bytes"),
+            if bears_credentials { CREDENTIAL_BODY_MAX_BYTES_DEFAULT } else { BODY_MAX_BYTES_DEFAULT },
+        ),
+        request,
+        reply: method.output(),
+    })
+}
+
+fn event(service: &str, message: &MessageDescriptor, options: &DynamicMessage) -> Result<Event> {
+    let subject = text(options, "subject");
+    if !subject.starts_with(&format!("evt.{service}.")) || subject.split('.').count() != 4 {
+        return Err(format!("the subject `{subject}` is not evt.{service}.<entity>.<action>").into());
+    }
+    let target = options.get_field_by_name("target").ok_or("has no target")?;
+    let target = target.as_message().ok_or("has no target")?;
+    let target_field = text(target, "field");
+    message
+        .get_field_by_name(&target_field)
+        .filter(|field| field.kind() == Kind::String && !field.is_list())
+        .ok_or_else(|| format!("its target field `{target_field}` is not one of its strings"))?;
+    Ok(Event {
+        description: comment(&message.parent_file(), message.path()),
+        message: message.clone(),
+        subject,
+        target_type: text(target, "type"),
+        target_field,
+        outcome: match text(options, "outcome").as_str() {
+            "" | "SUCCESS" => "Success".into(),
+            "DENIED" => "Denied".into(),
+            "FAILURE" => "Failure".into(),
+            other => return Err(format!("`{other}` is no outcome").into()),
+        },
+    })
+}
+
+/// Turns `identity.GetUserRoles` into subjects, and holds callers and callees to the same list.
+fn resolve_calls(services: &mut [Service]) -> Result<()> {
+    let mut subjects = BTreeMap::new();
+    let mut internal = BTreeSet::new();
+    for service in &*services {
+        for endpoint in &service.endpoints {
+            let name = format!("{}.{}", service.name, endpoint.rpc);
+            if let Access::Internal(callers) = &endpoint.access {
+                internal.extend(callers.iter().map(|caller| (caller.clone(), name.clone())));
+            }
+            subjects.insert(name, (endpoint.subject.clone(), matches!(endpoint.access, Access::Internal(_))));
+        }
+    }
+    for service in services.iter_mut() {
+        let mut calls = BTreeSet::new();
+        for name in &service.calls {
+            let (subject, is_internal) =
+                subjects.get(name).ok_or_else(|| format!("{} calls `{name}`, which does not exist", service.name))?;
+            if *is_internal && !internal.remove(&(service.name.clone(), name.clone())) {
+                return Err(format!("{} calls the internal `{name}`, which does not admit it", service.name).into());
+            }
+            calls.insert(subject.clone());
+        }
+        if service.endpoints.iter().any(|e| matches!(e.access, Access::Token | Access::Permission(_))) {
+            calls.insert("svc.auth.v1.get_jwks".to_owned());
+        }
+        service.calls = calls.into_iter().collect();
+    }
+    match internal.first() {
+        Some((caller, name)) => Err(format!("`{name}` admits {caller}, which does not declare the call").into()),
+        None => Ok(()),
+    }
+}
+
+fn check_routes(services: &[Service]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for http in services.iter().flat_map(|service| &service.endpoints).filter_map(|endpoint| endpoint.http.as_ref()) {
+        if !seen.insert((http.method, &http.path)) {
+            return Err(format!("two operations have the route {} {}", http.method, http.path).into());
+        }
+    }
+    Ok(())
+}
+
+/// `GetUser` → `get_user`.
+pub fn snake(name: &str) -> String {
+    let mut out = String::new();
+    for (i, c) in name.chars().enumerate() {
+        if c.is_uppercase() && i > 0 {
+            out.push('_');
+        }
+        out.extend(c.to_lowercase());
+    }
+    out
+}
+
+fn comment(file: &prost_reflect::FileDescriptor, path: &[i32]) -> String {
+    file.file_descriptor_proto()
+        .source_code_info
+        .iter()
+        .flat_map(|info| &info.location)
+        .find(|location| location.path == path)
+        .map(|location| {
+            let lines: Vec<&str> = location.leading_comments().lines().map(str::trim).collect();
+            lines.join(" ").trim().to_owned()
+        })
+        .unwrap_or_default()
+}
+
+/// The leading comment of a field, for the documents.
+pub fn field_comment(field: &prost_reflect::FieldDescriptor) -> String {
+    comment(&field.parent_message().parent_file(), field.path())
+}
+
+fn option(options: &DynamicMessage, extension: &ExtensionDescriptor) -> Option<DynamicMessage> {
+    options.has_extension(extension).then(|| options.get_extension(extension).as_message().cloned()).flatten()
+}
+
+fn text(message: &DynamicMessage, field: &str) -> String {
+    message.get_field_by_name(field).and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn texts(message: &DynamicMessage, field: &str) -> Vec<String> {
+    list(message, field).iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
+}
+
+fn messages(message: &DynamicMessage, field: &str) -> Vec<DynamicMessage> {
+    list(message, field).iter().filter_map(|value| value.as_message().cloned()).collect()
+}
+
+fn list(message: &DynamicMessage, field: &str) -> Vec<Value> {
+    message.get_field_by_name(field).and_then(|value| value.as_list().map(<[Value]>::to_vec)).unwrap_or_default()
+}
+
+fn flag(message: &DynamicMessage, field: &str) -> bool {
+    message.get_field_by_name(field).and_then(|value| value.as_bool()).unwrap_or_default()
+}
+
+fn number(message: &DynamicMessage, field: &str) -> u32 {
+    message.get_field_by_name(field).and_then(|value| value.as_u32()).unwrap_or_default()
+}

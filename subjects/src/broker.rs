@@ -1,0 +1,136 @@
+//! Who may publish and subscribe to what, from which the broker's users are rendered.
+//!
+//! Allow-lists only: there is no deny rule to get wrong, and no `allow_responses`, which would let a caller choose what
+//! a service publishes to. A service answers into inboxes, and reads only its own.
+
+use std::collections::BTreeSet;
+
+use crate::{SERVICES, ServiceContract, endpoints, service};
+
+/// The users that are not services.
+pub const OPS: &str = "ops";
+/// Declares streams and consumers; nobody else may.
+pub const PROVISION: &str = "provision";
+
+/// The subjects that one broker user may publish and subscribe to, sorted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Subjects and wildcards.
+    pub publish: BTreeSet<String>,
+    /// Subjects and wildcards; with a queue group behind a blank where only that group may be joined.
+    pub subscribe: BTreeSet<String>,
+}
+
+/// Every broker user of the platform, in order of name.
+pub fn users() -> Vec<&'static str> {
+    let mut users: Vec<&str> = SERVICES.iter().map(|service| service.name).collect();
+    users.extend([crate::GATEWAY.name, OPS, PROVISION]);
+    users.sort_unstable();
+    users
+}
+
+/// What a user may do; none for a user that the contract does not know.
+pub fn permissions(user: &str) -> Option<Permissions> {
+    match user {
+        OPS => Some(ops()),
+        PROVISION => Some(provision()),
+        name => service(name).map(of_service),
+    }
+}
+
+fn of_service(service: &ServiceContract) -> Permissions {
+    let name = service.name;
+    let mut publish = BTreeSet::from(["_INBOX.>".to_owned()]);
+    publish.extend(service.calls.iter().map(|&subject| subject.to_owned()));
+    publish.extend(service.events.iter().map(|event| event.subject.to_owned()));
+    if !service.events.is_empty() || service.endpoints.iter().any(|e| matches!(e.access, crate::Access::Permission(_)))
+    {
+        // Its outbox carries its events and the record of every action and refusal.
+        publish.insert(format!("audit.{name}.>"));
+        publish.insert(crate::subject::beat(name));
+        publish.extend(["AUDIT", "EVENTS"].map(|stream| format!("$JS.API.STREAM.INFO.{stream}")));
+    }
+    for consumer in service.consumers {
+        let (stream, durable) = (consumer.stream, consumer.durable);
+        publish.extend([
+            format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"),
+            format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"),
+            format!("$JS.ACK.{stream}.{durable}.>"),
+            // The form with domain and account hash, which servers may switch to.
+            format!("$JS.ACK.*.*.{stream}.{durable}.>"),
+        ]);
+    }
+    let mut subscribe = BTreeSet::from([own_inbox(name)]);
+    if !service.endpoints.is_empty() {
+        subscribe.insert(format!("svc.{name}.> {name}"));
+    }
+    for verb in ["PING", "INFO", "STATS"] {
+        subscribe.extend([format!("$SRV.{verb}"), format!("$SRV.{verb}.{name}"), format!("$SRV.{verb}.{name}.*")]);
+    }
+    Permissions { publish, subscribe }
+}
+
+/// People with the stock CLI: every operation that has an HTTP route, each by name; discovery; the live tail; looking at
+/// streams and consumers without changing them.
+fn ops() -> Permissions {
+    let mut publish: BTreeSet<String> =
+        endpoints().filter(|endpoint| endpoint.http.is_some()).map(|endpoint| endpoint.subject.to_owned()).collect();
+    publish.extend(
+        [
+            "$SRV.>",
+            "$JS.API.INFO",
+            "$JS.API.STREAM.INFO.*",
+            "$JS.API.STREAM.LIST",
+            "$JS.API.STREAM.NAMES",
+            "$JS.API.CONSUMER.INFO.*.*",
+            "$JS.API.CONSUMER.LIST.*",
+            "$JS.API.CONSUMER.NAMES.*",
+        ]
+        .map(str::to_owned),
+    );
+    Permissions { publish, subscribe: BTreeSet::from([own_inbox(OPS), "live.>".to_owned()]) }
+}
+
+fn provision() -> Permissions {
+    Permissions { publish: BTreeSet::from(["$JS.API.>".to_owned()]), subscribe: BTreeSet::from([own_inbox(PROVISION)]) }
+}
+
+fn own_inbox(user: &str) -> String {
+    format!("{}.>", crate::subject::inbox_prefix(user))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_services_that_an_internal_operation_admits_may_call_it() {
+        for user in users() {
+            let publish = permissions(user).unwrap().publish;
+            assert_eq!(publish.contains("svc.identity.v1.verify_credentials"), user == "auth", "{user}");
+        }
+    }
+
+    #[test]
+    fn nobody_may_watch_requests_or_read_foreign_inboxes() {
+        for user in users() {
+            for subject in permissions(user).unwrap().subscribe {
+                let own = subject == format!("svc.{user}.> {user}") || subject == format!("_INBOX.{user}.>");
+                let open = subject.starts_with("$SRV.") || subject == "live.>";
+                assert!(own || open, "{user} subscribes {subject}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_service_manages_streams() {
+        for user in users().into_iter().filter(|&user| user != PROVISION) {
+            for subject in permissions(user).unwrap().publish.iter().filter(|s| s.starts_with("$JS.API.")) {
+                assert!(
+                    [".INFO", ".LIST", ".NAMES", ".MSG.NEXT"].iter().any(|verb| subject.contains(verb)),
+                    "{user}: {subject}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The shapes in which the contract is read by the kernel, the gateway and the tools.
+
+use std::sync::Arc;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::FieldError;
+
+/// Any message of the contract.
+pub trait Body: prost::Message + Default + Serialize + DeserializeOwned + Send + Sync + 'static {}
+
+impl<T: prost::Message + Default + Serialize + DeserializeOwned + Send + Sync + 'static> Body for T {}
+
+/// One operation.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// `identity`.
+    pub service: &'static str,
+    /// Name in discovery: `get_user`.
+    pub name: &'static str,
+    /// Name in the contract: `GetUser`.
+    pub rpc: &'static str,
+    /// `svc.identity.v1.get_user`.
+    pub subject: &'static str,
+    /// What its caller reads.
+    pub description: &'static str,
+    /// Who may call.
+    pub access: Access,
+    /// None for an internal operation.
+    pub http: Option<Http>,
+    /// How long a caller waits and a handler may take.
+    pub timeout_ms: u32,
+    /// Whether it may be sent again after an unknown outcome.
+    pub idempotent: bool,
+    /// Whether request or reply carry a credential.
+    pub bears_credentials: bool,
+    /// The largest request body.
+    pub body_max_bytes: u32,
+    /// Full name of the request message.
+    pub request: &'static str,
+    /// Full name of the reply message.
+    pub reply: &'static str,
+}
+
+/// Who may call an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody.
+    Public,
+    /// Any valid access token.
+    Token,
+    /// A valid access token whose user has this permission.
+    Permission(&'static str),
+    /// The named services only, which the broker enforces.
+    Internal(&'static [&'static str]),
+}
+
+/// The HTTP route of an operation.
+#[derive(Debug)]
+pub struct Http {
+    /// The method.
+    pub method: HttpMethod,
+    /// Fields in braces by their proto names: `/api/v1/users/{user_id}`.
+    pub path: &'static str,
+    /// Status of success.
+    pub success: u16,
+    /// Proto names of the fields in the path, in its order.
+    pub path_fields: &'static [&'static str],
+    /// Fields taken from the query; only of methods without a body.
+    pub query_fields: &'static [QueryField],
+    /// Seconds for which the answer may be cached by anybody; 0 means not at all.
+    pub cache_max_age_s: u32,
+}
+
+/// The methods that the contract uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HttpMethod {
+    /// GET
+    Get,
+    /// POST
+    Post,
+    /// PUT
+    Put,
+    /// PATCH
+    Patch,
+    /// DELETE
+    Delete,
+}
+
+impl HttpMethod {
+    /// In capitals, as it stands on the request line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    /// Whether a request of this method has a body in this API.
+    pub fn has_body(self) -> bool {
+        !matches!(self, Self::Get | Self::Delete)
+    }
+}
+
+/// A request field that a GET or DELETE takes from its query.
+#[derive(Debug)]
+pub struct QueryField {
+    /// As the client writes it: `pageSize`.
+    pub name: &'static str,
+    /// As the contract names it: `page_size`.
+    pub field: &'static str,
+    /// Whether it may be given more than once.
+    pub repeated: bool,
+}
+
+/// What a service serves, publishes, calls and consumes.
+#[derive(Debug)]
+pub struct ServiceContract {
+    /// Micro name, queue group, schema and broker user: `identity`.
+    pub name: &'static str,
+    /// Full semantic version.
+    pub version: &'static str,
+    /// One sentence.
+    pub description: &'static str,
+    /// In the order of the contract.
+    pub endpoints: &'static [&'static Endpoint],
+    /// In order of subject.
+    pub events: &'static [&'static EventContract],
+    /// Subjects of other services that it may request, in order.
+    pub calls: &'static [&'static str],
+    /// Durable consumers that it reads.
+    pub consumers: &'static [ConsumerContract],
+}
+
+/// A durable consumer.
+#[derive(Debug)]
+pub struct ConsumerContract {
+    /// The stream's name.
+    pub stream: &'static str,
+    /// The durable's name within the stream.
+    pub durable: &'static str,
+    /// Subjects it takes.
+    pub filters: &'static [&'static str],
+}
+
+/// A fact that a service publishes.
+#[derive(Debug)]
+pub struct EventContract {
+    /// `evt.<service>.<entity>.<action>`.
+    pub subject: &'static str,
+    /// Who publishes it.
+    pub service: &'static str,
+    /// Full name of the message.
+    pub message: &'static str,
+    /// What it says.
+    pub description: &'static str,
+    /// The kind of thing it is about.
+    pub target_type: &'static str,
+    /// How the action ended, for its audit record.
+    pub outcome: crate::audit::v1::Outcome,
+}
+
+impl EventContract {
+    /// The action of its audit record: the subject without `evt.`.
+    pub fn action(&self) -> &'static str {
+        self.subject.strip_prefix("evt.").unwrap_or(self.subject)
+    }
+}
+
+/// A message that is published as an event.
+pub trait Event: Body {
+    /// Its subject, publisher and meaning.
+    const CONTRACT: &'static EventContract;
+
+    /// The id of what it is about.
+    fn target_id(&self) -> &str;
+}
+
+/// A request whose fields can be bound from a path or a query.
+pub trait Bind {
+    /// The JSON name of a field that can be bound; none for any other field.
+    fn json_name(field: &str) -> Option<&'static str>;
+
+    /// Sets a field from its text. Fails when the field cannot be bound or the text is not of its type.
+    fn bind(&mut self, field: &str, value: &str) -> Result<(), BindError>;
+}
+
+/// A path or query parameter that does not fit its field.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BindError(pub FieldError);
+
+impl BindError {
+    /// The value is not of the field's type.
+    pub fn expected(json_name: &str, what: &str) -> Self {
+        Self(FieldError::new(format!("/{json_name}"), "invalid", format!("must be {what}")))
+    }
+
+    /// There is no such parameter.
+    pub fn unknown(field: &str) -> Self {
+        Self(FieldError::new(format!("/{field}"), "unknown_field", "is not a parameter of this operation"))
+    }
+}
+
+/// Takes the operations of a service `S` and serves them; implemented by the kernel.
+pub trait Register<S> {
+    /// What a handler learns about its call.
+    type Context;
+    /// How a handler fails.
+    type Error;
+
+    /// Serves one operation with this handler.
+    fn register<Q, A, F, Fut>(&mut self, endpoint: &'static Endpoint, handler: F)
+    where
+        Q: Body + Bind,
+        A: Body,
+        F: Fn(Arc<S>, Arc<Self::Context>, Q) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<A, Self::Error>> + Send + 'static;
+}
+
+/// Carries calls of typed clients; implemented by the kernel.
+pub trait Transport: Clone + Send + Sync + 'static {
+    /// The call on whose behalf another is made.
+    type Context: Sync;
+    /// How a call fails.
+    type Error;
+
+    /// Calls an operation and waits for its reply, at most until the context's deadline.
+    fn call<Q: Body, A: Body>(
+        &self,
+        cx: &Self::Context,
+        endpoint: &'static Endpoint,
+        request: Q,
+    ) -> impl Future<Output = Result<A, Self::Error>> + Send;
+}

@@ -1,0 +1,55 @@
+//! Subjects that are not endpoints. What varies in one is a [`Token`], so that no text of a user's can name another.
+
+use std::fmt;
+
+/// Longest token that comes from outside (S40).
+pub const TOKEN_MAX: usize = 64;
+
+/// One token of a subject: `[A-Za-z0-9_-]{1,64}`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Token(String);
+
+impl Token {
+    /// None where the text has a character that would split, widen or break a subject.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        ((1..=TOKEN_MAX).contains(&text.len()) && text.bytes().all(fits)).then(|| Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// The audit record of an action: `audit.identity.user.registered`.
+pub fn audit(action: &str) -> String {
+    format!("audit.{action}")
+}
+
+/// The heartbeat of a service's relay.
+pub fn beat(service: &str) -> String {
+    format!("beat.{service}")
+}
+
+/// The prefix under which a broker user reads its replies.
+pub fn inbox_prefix(user: &str) -> String {
+    format!("_INBOX.{user}")
+}
+
+/// The header that carries a call's context between our own processes.
+pub const CONTEXT_HEADER: &str = "Trunkline-Context";
+
+#[cfg(test)]
+mod tests {
+    use super::Token;
+
+    #[test]
+    fn a_token_cannot_split_or_widen_a_subject() {
+        for text in ["", ".", "a.b", "*", ">", "a b", "a\r\n", "ü", &"a".repeat(65)] {
+            assert_eq!(Token::parse(text), None, "{text:?}");
+        }
+        assert_eq!(Token::parse("0198-aB_z").map(|t| t.to_string()).as_deref(), Some("0198-aB_z"));
+    }
+}
