@@ -1,1 +1,24 @@
-//! Infrastructure of every service. No business rule.
+//! Infrastructure of every service: process life, NATS, endpoints, calls, database, telemetry.
+//!
+//! What a service's author needs is re-exported here. No business rule lives in this crate, and no other crate talks to
+//! the broker, reads the system clock, starts a thread or sets up telemetry.
+
+mod clock;
+pub mod compute;
+mod context;
+pub mod data;
+mod error;
+mod lifecycle;
+mod random;
+pub mod settings;
+mod trace;
+
+pub use clock::Clock;
+pub use compute::ComputePool;
+pub use context::{Actor, Claims, Client, Context};
+pub use error::{Error, Result, StartError};
+pub use lifecycle::Lifecycle;
+pub use random::{Ids, Random};
+pub use settings::Settings;
+pub use subjects::{FieldError, Problem};
+pub use trace::TraceContext;
