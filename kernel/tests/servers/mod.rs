@@ -1,0 +1,74 @@
+//! Real servers for the kernel's tests: PostgreSQL and nats-server, started on ports the system gives, in a folder of
+//! their own, and killed with the process that started them.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod postgres;
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// A folder of this process, empty at first. Those of processes that have ended are removed.
+pub fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let parent = std::env::temp_dir();
+        let prefix = "trunkline-kernel-";
+        for entry in fs::read_dir(&parent).expect("the temporary folder can be read").flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let pid = name.strip_prefix(prefix).and_then(|pid| pid.parse::<u32>().ok());
+            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let folder = parent.join(format!("{prefix}{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder can be made");
+        folder
+    })
+}
+
+/// Starts a process that is killed when this one ends, however it ends.
+pub fn spawn(command: &str, arguments: Vec<String>, user: Option<&str>) -> Child {
+    // The signal comes when the thread that forked ends, so that thread must live as long as the process.
+    type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
+    static PARENT: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    let parent = PARENT.get_or_init(|| {
+        let (sender, orders) = mpsc::channel::<Order>();
+        #[expect(clippy::disallowed_methods, reason = "outlives every runtime of the tests")]
+        std::thread::spawn(move || {
+            for (mut command, answer) in orders {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        sender
+    });
+    let mut wrapped = Command::new("setpriv");
+    wrapped.args(["--pdeathsig", "KILL"]);
+    if let Some(user) = user {
+        wrapped.args(["--reuid", user, "--regid", user, "--clear-groups"]);
+    }
+    wrapped.arg(command).args(arguments);
+    let (answer, child) = mpsc::channel();
+    parent.send((wrapped, answer)).expect("the parent thread lives");
+    child.recv().expect("the parent thread answers").expect("the command can be started")
+}
+
+/// Waits until a port takes connections.
+pub fn wait_for_port(port: u16) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        assert!(Instant::now() < deadline, "nothing listens on port {port}");
+        #[expect(clippy::disallowed_methods, reason = "a server that starts gives no other sign")]
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
