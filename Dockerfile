@@ -1,0 +1,15 @@
+# One image for every process of the platform; compose.yaml says which one a container runs.
+FROM rust:1.95-bookworm AS build
+WORKDIR /source
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/source/target \
+    cargo build --release --locked --bins \
+    && mkdir /out \
+    && cp target/release/auth target/release/audit target/release/gateway target/release/identity target/release/trunkline /out/
+
+FROM debian:bookworm-slim
+RUN useradd --system --uid 10001 --no-create-home trunkline
+COPY --from=build /out/ /usr/local/bin/
+USER trunkline
+CMD ["trunkline", "--help"]
