@@ -1,1 +1,2 @@
 //! The audit service.
+pub mod domain;

@@ -1,1 +1,2 @@
 //! The auth service.
+pub mod domain;

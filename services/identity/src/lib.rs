@@ -1,1 +1,3 @@
 //! The identity service.
+
+pub mod domain;

@@ -1,0 +1,157 @@
+//! Sessions and what becomes of a refresh token that is presented.
+//!
+//! ```text
+//!            first use: rotate                   again within the grace time: the same successor
+//! [issued] ---------------------> [exchanged] ------------------------------------------------->
+//!    | idle or absolute end            | again later: reuse
+//!    v                                 v
+//! refused                       session revoked
+//! ```
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+/// How long a client that did not hear the answer may ask again (FAPI 2.0 wants a rotation to be repeatable).
+const REPEAT_WITHIN: TimeDelta = TimeDelta::seconds(10);
+
+/// A session's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionId(pub Uuid);
+
+/// A user's id. Auth knows nothing else about users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserId(pub Uuid);
+
+/// Why a session ended before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevokedReason {
+    /// The user signed out.
+    Logout,
+    /// A token that had been exchanged was presented again.
+    RefreshTokenReused,
+    /// The user may not sign in any more.
+    UserGone,
+}
+
+/// How long refresh tokens count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// From one exchange to the next.
+    pub idle: TimeDelta,
+    /// From the sign-in, however often tokens are exchanged.
+    pub absolute: TimeDelta,
+}
+
+/// A session.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// UUIDv7.
+    pub id: SessionId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// When the password was last given.
+    pub authenticated_at: DateTime<Utc>,
+    /// When no token of it counts any more.
+    pub expires_at: DateTime<Utc>,
+    /// Whether it ended before its time.
+    pub is_revoked: bool,
+}
+
+impl Session {
+    /// A session that begins now.
+    pub fn begin(id: SessionId, user_id: UserId, now: DateTime<Utc>, lifetimes: Lifetimes) -> Self {
+        Self { id, user_id, authenticated_at: now, expires_at: now + lifetimes.absolute, is_revoked: false }
+    }
+
+    /// Until when a token that is issued now counts: never beyond the session.
+    pub fn token_expires_at(&self, now: DateTime<Utc>, lifetimes: Lifetimes) -> DateTime<Utc> {
+        self.expires_at.min(now + lifetimes.idle)
+    }
+
+    /// What becomes of `token`, whose kept state is `kept`, now. Decided under the lock of the session.
+    pub fn exchange(&self, kept: &KeptToken, now: DateTime<Utc>) -> Exchange {
+        if self.is_revoked || now >= self.expires_at {
+            return Exchange::Refuse;
+        }
+        match kept.used_at {
+            Some(used_at) if now < used_at + REPEAT_WITHIN => Exchange::Repeat,
+            Some(_) => Exchange::Revoke,
+            None if now >= kept.expires_at => Exchange::Refuse,
+            None => Exchange::Rotate,
+        }
+    }
+}
+
+/// A refresh token as kept.
+#[derive(Clone, Copy, Debug)]
+pub struct KeptToken {
+    /// From when on it does not count, if it was not used.
+    pub expires_at: DateTime<Utc>,
+    /// When it was exchanged.
+    pub used_at: Option<DateTime<Utc>>,
+}
+
+/// What becomes of a presented refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// Its first use: its successor replaces it.
+    Rotate,
+    /// The client asks again: it gets the same successor.
+    Repeat,
+    /// It has been stolen, or its owner's has: the session ends (RFC 9700 §4.14.2).
+    Revoke,
+    /// It does not count.
+    Refuse,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFETIMES: Lifetimes = Lifetimes { idle: TimeDelta::days(7), absolute: TimeDelta::days(30) };
+
+    fn start() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000, 0).unwrap()
+    }
+
+    fn session() -> Session {
+        Session::begin(SessionId(Uuid::nil()), UserId(Uuid::nil()), start(), LIFETIMES)
+    }
+
+    fn token(issued_at: DateTime<Utc>, used_at: Option<DateTime<Utc>>) -> KeptToken {
+        KeptToken { expires_at: session().token_expires_at(issued_at, LIFETIMES), used_at }
+    }
+
+    #[test]
+    fn token_is_exchanged_once_and_repeated_for_ten_seconds() {
+        let used_at = start() + TimeDelta::minutes(5);
+        let used = token(start(), Some(used_at));
+
+        assert_eq!(session().exchange(&token(start(), None), used_at), Exchange::Rotate);
+        assert_eq!(session().exchange(&used, used_at), Exchange::Repeat);
+        assert_eq!(session().exchange(&used, used_at + TimeDelta::milliseconds(9_999)), Exchange::Repeat);
+        assert_eq!(session().exchange(&used, used_at + TimeDelta::seconds(10)), Exchange::Revoke);
+        assert_eq!(session().exchange(&used, used_at + TimeDelta::days(8)), Exchange::Revoke);
+    }
+
+    #[test]
+    fn token_ends_after_seven_idle_days_and_the_session_after_thirty() {
+        let last = start() + TimeDelta::days(28);
+
+        assert_eq!(session().exchange(&token(start(), None), start() + TimeDelta::days(7)), Exchange::Refuse);
+        assert_eq!(
+            session().exchange(&token(last, None), start() + TimeDelta::days(30) - TimeDelta::seconds(1)),
+            Exchange::Rotate
+        );
+        assert_eq!(session().exchange(&token(last, None), start() + TimeDelta::days(30)), Exchange::Refuse);
+        assert_eq!(token(last, None).expires_at, session().expires_at);
+    }
+
+    #[test]
+    fn revoked_session_exchanges_nothing() {
+        let revoked = Session { is_revoked: true, ..session() };
+
+        assert_eq!(revoked.exchange(&token(start(), None), start()), Exchange::Refuse);
+        assert_eq!(revoked.exchange(&token(start(), Some(start())), start() + TimeDelta::hours(1)), Exchange::Refuse);
+    }
+}
