@@ -194,6 +194,11 @@ impl Context {
         Ids::new(self.clock.clone(), self.random.clone()).new_id()
     }
 
+    /// Where the time comes from.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// The source of randomness.
     pub fn random(&self) -> &Random {
         &self.random

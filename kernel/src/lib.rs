@@ -16,6 +16,7 @@ mod trace;
 pub use clock::Clock;
 pub use compute::ComputePool;
 pub use context::{Actor, Claims, Client, Context};
+pub use data::{AuditAction, Database, Transaction, page};
 pub use error::{Error, Result, StartError};
 pub use lifecycle::Lifecycle;
 pub use random::{Ids, Random};

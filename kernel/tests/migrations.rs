@@ -4,12 +4,12 @@ mod servers;
 
 use futures::future::join_all;
 use kernel::data::migrations::{self, MigrationError, check, migrate, migrate_all};
-use secrecy::{ExposeSecret as _, SecretString};
+use kernel::settings::Secret;
 use servers::postgres::shared;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
-async fn connect(url: &SecretString) -> PgConnection {
-    PgConnection::connect(url.expose_secret()).await.expect("the role may connect")
+async fn connect(url: &Secret) -> PgConnection {
+    PgConnection::connect(url.expose()).await.expect("the role may connect")
 }
 
 async fn run(connection: &mut PgConnection, sql: &str) -> Result<(), String> {
@@ -46,7 +46,7 @@ async fn of_five_that_start_together_one_migrates_and_all_go_on() {
 
     let applied: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap().applied).collect();
     assert_eq!(applied.iter().filter(|files| !files.is_empty()).count(), 1, "{applied:?}");
-    let pool = PgPool::connect(database.service_url("identity").expose_secret()).await.unwrap();
+    let pool = PgPool::connect(database.service_url("identity").expose()).await.unwrap();
     check(&pool, "identity").await.unwrap();
 }
 
@@ -54,9 +54,9 @@ async fn of_five_that_start_together_one_migrates_and_all_go_on() {
 async fn preparing_and_migrating_as_the_superuser_leaves_the_tables_with_their_owner() {
     let database = shared().database().await;
     database.prepare().await;
-    let superuser = format!("{}?dbname={}", database.superuser_url().expose_secret(), database.name());
+    let superuser = format!("{}?dbname={}", database.superuser_url().expose(), database.name());
 
-    migrate(&superuser.into(), "auth").await.unwrap();
+    migrate(&Secret::new(superuser), "auth").await.unwrap();
 
     let mut owner = connect(&database.owner_url("auth")).await;
     let owners: Vec<String> = sqlx::query_scalar("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'auth'")
@@ -69,7 +69,7 @@ async fn preparing_and_migrating_as_the_superuser_leaves_the_tables_with_their_o
 #[tokio::test]
 async fn service_refuses_an_older_a_newer_and_a_changed_schema() {
     let database = shared().database().await;
-    let pool = PgPool::connect(database.service_url("identity").expose_secret()).await.unwrap();
+    let pool = PgPool::connect(database.service_url("identity").expose()).await.unwrap();
     let url = database.owner_url("identity");
 
     let older = check(&pool, "identity").await.unwrap_err();
@@ -171,7 +171,7 @@ async fn service_works_on_its_own_rows_and_on_nothing_else() {
     }
     for other in ["postgres", "template1"] {
         let url = database.service_url_to("auth", other);
-        let error = PgConnection::connect(url.expose_secret()).await.expect_err(other).to_string();
+        let error = PgConnection::connect(url.expose()).await.expect_err(other).to_string();
         assert!(error.contains("permission denied for database"), "{error}");
     }
     let mut owner = connect(&database.owner_url("auth")).await;

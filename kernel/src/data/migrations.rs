@@ -10,11 +10,11 @@ use std::fmt;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Row as _};
 
 use super::session;
+use crate::settings::Secret;
 
 /// Services in dependency order: a service comes after those whose facts it may rely on at its start.
 pub const SERVICES: &[&str] = &["identity", "auth", "audit"];
@@ -122,7 +122,7 @@ pub struct Migrated {
 /// Applies what `service`'s schema lacks. `url` is its owner's, or a superuser's.
 ///
 /// The roles and the empty schema must exist: see [`provision`](super::provision).
-pub async fn migrate(url: &SecretString, service: &str) -> Result<Migrated, MigrationError> {
+pub async fn migrate(url: &Secret, service: &str) -> Result<Migrated, MigrationError> {
     apply(url, service, MODULES).await
 }
 
@@ -130,7 +130,7 @@ pub async fn migrate(url: &SecretString, service: &str) -> Result<Migrated, Migr
 ///
 /// Stops at the first failure; what was applied before it stays.
 pub async fn migrate_all<'a>(
-    services: impl IntoIterator<Item = (&'a str, &'a SecretString)>,
+    services: impl IntoIterator<Item = (&'a str, &'a Secret)>,
 ) -> Result<Vec<Migrated>, MigrationError> {
     let mut services: Vec<_> = services.into_iter().collect();
     services.sort_by_key(|(service, _)| SERVICES.iter().position(|name| name == service));
@@ -153,11 +153,11 @@ pub async fn check(pool: &PgPool, service: &str) -> Result<(), MigrationError> {
     }
 }
 
-async fn apply(url: &SecretString, service: &str, modules: &'static [Module]) -> Result<Migrated, MigrationError> {
+async fn apply(url: &Secret, service: &str, modules: &'static [Module]) -> Result<Migrated, MigrationError> {
     let wanted = wanted(service, modules)?;
     let failed = |source| MigrationError::Database { service: service.to_owned(), source };
     let options: PgConnectOptions =
-        url.expose_secret().parse().map_err(|_| MigrationError::Url { service: service.to_owned() })?;
+        url.expose().parse().map_err(|_| MigrationError::Url { service: service.to_owned() })?;
     let options = options.application_name(&format!("migrate {service}")).options([("search_path", service)]);
     let mut connection = session::connect(&options, CONNECT_WAIT_MAX).await.map_err(failed)?;
 

@@ -8,13 +8,13 @@
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::migrations::CONNECT_WAIT_MAX;
 use super::session;
 use crate::Random;
+use crate::settings::Secret;
 
 /// How long a preparation waits for another of the same server.
 const LOCK_WAIT_MS: u32 = 60_000;
@@ -42,9 +42,9 @@ pub struct ServiceRoles {
     /// `[a-z][a-z0-9_]*`, at most 50 characters; also the schema.
     pub service: String,
     /// Password of the role that migrates. Printable ASCII.
-    pub owner_password: SecretString,
+    pub owner_password: Secret,
     /// Password of the role that the service runs as. Printable ASCII.
-    pub password: SecretString,
+    pub password: Secret,
 }
 
 /// What stops a preparation.
@@ -70,9 +70,9 @@ pub enum ProvisionError {
 }
 
 /// Prepares the server behind `superuser_url`. Sets the passwords to those given, also for roles that exist.
-pub async fn prepare(superuser_url: &SecretString, provision: &Provision) -> Result<(), ProvisionError> {
+pub async fn prepare(superuser_url: &Secret, provision: &Provision) -> Result<(), ProvisionError> {
     check(provision)?;
-    let options: PgConnectOptions = superuser_url.expose_secret().parse().map_err(|_| ProvisionError::Url)?;
+    let options: PgConnectOptions = superuser_url.expose().parse().map_err(|_| ProvisionError::Url)?;
     let options = options.application_name("provision");
 
     let mut server = connect(&options).await?;
@@ -99,7 +99,7 @@ fn check(provision: &Provision) -> Result<(), ProvisionError> {
             return Err(ProvisionError::Name(roles.service.clone()));
         }
         for password in [&roles.owner_password, &roles.password] {
-            let password = password.expose_secret();
+            let password = password.expose();
             if password.is_empty() || !password.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
                 return Err(ProvisionError::Password(roles.service.clone()));
             }
@@ -119,7 +119,7 @@ async fn prepare_roles(
         let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)").bind(role);
         let exists: bool = exists.fetch_one(&mut *server).await.map_err(|source| refused("list the roles", source))?;
         let verb = if exists { "ALTER" } else { "CREATE" };
-        let verifier = scram_verifier(password.expose_secret(), &Random::system().bytes());
+        let verifier = scram_verifier(password.expose(), &Random::system().bytes());
         let sql = format!(
             "{verb} ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS \
              CONNECTION LIMIT {connections_max} PASSWORD '{verifier}'"
@@ -210,8 +210,8 @@ mod tests {
     fn provision(service: &str, password: &str) -> Provision {
         let roles = ServiceRoles {
             service: service.into(),
-            owner_password: "owner".to_owned().into(),
-            password: password.to_owned().into(),
+            owner_password: Secret::new("owner"),
+            password: Secret::new(password),
         };
         Provision { database: "trunkline".into(), server_is_ours: false, connections_max: 10, services: vec![roles] }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kernel::data::migrations;
 use kernel::data::provision::{Provision, ServiceRoles, prepare};
-use secrecy::SecretString;
+use kernel::settings::Secret;
 
 /// A server of its own.
 pub struct Postgres {
@@ -129,32 +129,32 @@ impl Database {
     }
 
     /// As the role that migrates.
-    pub fn owner_url(&self, service: &str) -> SecretString {
+    pub fn owner_url(&self, service: &str) -> Secret {
         self.url(&format!("{service}_owner"), &self.name)
     }
 
     /// As the role that the service runs as.
-    pub fn service_url(&self, service: &str) -> SecretString {
+    pub fn service_url(&self, service: &str) -> Secret {
         self.url(service, &self.name)
     }
 
     /// As the service, but to another database.
-    pub fn service_url_to(&self, service: &str, database: &str) -> SecretString {
+    pub fn service_url_to(&self, service: &str, database: &str) -> Secret {
         self.url(service, database)
     }
 
     /// As the superuser, to the server's own database.
-    pub fn superuser_url(&self) -> SecretString {
-        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port).into()
+    pub fn superuser_url(&self) -> Secret {
+        Secret::new(format!("postgres://postgres@127.0.0.1:{}/postgres", self.port))
     }
 
-    fn url(&self, role: &str, database: &str) -> SecretString {
-        format!("postgres://{role}:password_of_{role}@127.0.0.1:{}/{database}", self.port).into()
+    fn url(&self, role: &str, database: &str) -> Secret {
+        Secret::new(format!("postgres://{role}:password_of_{role}@127.0.0.1:{}/{database}", self.port))
     }
 }
 
-fn password(role: &str) -> SecretString {
-    format!("password_of_{role}").into()
+fn password(role: &str) -> Secret {
+    Secret::new(format!("password_of_{role}"))
 }
 
 /// PostgreSQL refuses to run as root.

@@ -1,0 +1,131 @@
+//! One change: the service's own statements, and the events and audit records that leave with its commit or not at all.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+
+use sqlx::{PgConnection, Postgres};
+use subjects::audit::v1::Outcome;
+use subjects::{Access, Endpoint, Event};
+use tracing::{Instrument as _, Span};
+
+use super::database::{Database, is_broken};
+use super::outbox::{self, Draft};
+use super::record::{AuditAction, Origin};
+use crate::{Context, Error, Result};
+
+/// A transaction for one request or message. Dropped without [`commit`](Transaction::commit), it is rolled back.
+///
+/// Dereferences to the connection, so that a service's storage takes `&mut PgConnection`.
+pub struct Transaction {
+    inner: sqlx::Transaction<'static, Postgres>,
+    database: Database,
+    origin: Origin,
+    filled_outbox: bool,
+    span: Span,
+}
+
+impl Transaction {
+    pub(super) fn new(
+        database: Database,
+        inner: sqlx::Transaction<'static, Postgres>,
+        cx: &Context,
+        span: Span,
+    ) -> Self {
+        Self { inner, database, origin: Origin::new(cx), filled_outbox: false, span }
+    }
+
+    /// Publishes an event and writes the record of its action to the audit log, both when the transaction commits.
+    ///
+    /// Fails with 500 when the event is larger than the outbox takes ([`outbox::PAYLOAD_BYTES_MAX`]).
+    pub async fn publish<E: Event>(&mut self, event: &E) -> Result<()> {
+        let contract = E::CONTRACT;
+        if contract.service != self.database.service() {
+            return Err(misuse(format!("{} is not an event of {}", contract.subject, self.database.service())));
+        }
+        let action = AuditAction {
+            action: contract.action(),
+            target_type: contract.target_type,
+            target_id: event.target_id(),
+            outcome: contract.outcome,
+            details: String::from_utf8(subjects::json::encode(event)).expect("JSON is UTF-8"),
+        };
+        let drafts = vec![Draft::event(&self.origin, event), Draft::record(&self.origin, &action)];
+        self.write(drafts).await
+    }
+
+    /// Writes the record of an action that no event stands for to the audit log.
+    pub async fn record(&mut self, action: AuditAction<'_>) -> Result<()> {
+        if !action.is_of(self.database.service()) {
+            return Err(misuse(format!("{:?} is not an action of {}", action.action, self.database.service())));
+        }
+        self.write(vec![Draft::record(&self.origin, &action)]).await
+    }
+
+    async fn write(&mut self, drafts: Vec<Draft>) -> Result<()> {
+        outbox::insert(&mut self.inner, drafts).instrument(self.span.clone()).await?;
+        self.filled_outbox = true;
+        Ok(())
+    }
+
+    /// Commits, and wakes the relay where there is something to send.
+    ///
+    /// When the connection breaks meanwhile, whether the change was made is unknown: 503 `outcome_unknown`.
+    pub async fn commit(self) -> Result<()> {
+        let outcome = self.inner.commit().instrument(self.span).await;
+        if self.filled_outbox {
+            self.database.wake_relay();
+        }
+        outcome.map_err(|error| {
+            if is_broken(&error) {
+                let detail = "The connection to the database broke; whether the change was made is unknown.";
+                Error::new(503, "outcome_unknown", detail).with_source(error)
+            } else {
+                error.into()
+            }
+        })
+    }
+}
+
+impl Database {
+    /// Records in the audit log that `cx` was refused `endpoint`, in a transaction of its own.
+    pub async fn record_denied(&self, cx: &Context, endpoint: &Endpoint) -> Result<()> {
+        let details = match endpoint.access {
+            Access::Permission(permission) => format!(r#"{{"permission":"{permission}"}}"#),
+            Access::Public | Access::Token | Access::Internal(_) => "{}".to_owned(),
+        };
+        let mut transaction = self.begin(cx).await?;
+        let action = AuditAction {
+            action: &format!("{}.{}.denied", endpoint.service, endpoint.name),
+            target_type: "endpoint",
+            target_id: endpoint.rpc,
+            outcome: Outcome::Denied,
+            details,
+        };
+        transaction.record(action).await?;
+        transaction.commit().await
+    }
+}
+
+fn misuse(message: String) -> Error {
+    Error::internal().with_source(message)
+}
+
+impl Deref for Transaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.inner
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.inner
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").field("database", &self.database).finish_non_exhaustive()
+    }
+}
