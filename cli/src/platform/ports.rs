@@ -1,0 +1,70 @@
+//! Which ports the platform listens on: the usual ones where they are free, others where they are not.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Ports are sought here: below the range from which systems take the local ports of outgoing connections (32768 and up on Linux,
+/// 49152 and up elsewhere), so that a port is still free when its server is started again.
+const RANGE: std::ops::Range<u16> = 12_000..32_000;
+/// Tries before the search gives up.
+const TRIES_MAX: usize = 500;
+
+/// Which port a server shall take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// This one, or an error.
+    Exactly(u16),
+    /// This one where it is free, else any.
+    Preferably(u16),
+    /// Any free one.
+    Any,
+}
+
+impl Port {
+    /// Picks the port: `(port, whether it is the preferred one)`.
+    ///
+    /// # Errors
+    /// When the exact port is taken, or none is free.
+    pub fn pick(self) -> Result<(u16, bool)> {
+        match self {
+            Self::Exactly(port) if is_free(port) => Ok((port, true)),
+            Self::Exactly(port) => {
+                bail!("port {port} is taken; end what listens there or choose another --port-base")
+            }
+            Self::Preferably(port) if is_free(port) => Ok((port, true)),
+            Self::Preferably(_) => Ok((any()?, false)),
+            Self::Any => Ok((any()?, true)),
+        }
+    }
+}
+
+/// A free port on the loopback interface, not handed out twice in a row.
+///
+/// # Errors
+/// When none is found.
+pub fn any() -> Result<u16> {
+    for _ in 0..TRIES_MAX {
+        let random = u16::from_le_bytes(super::secrets::random::<2>()?);
+        let port = RANGE.start + random % (RANGE.end - RANGE.start);
+        if is_free(port) {
+            return Ok(port);
+        }
+    }
+    bail!("no free port between {} and {}", RANGE.start, RANGE.end)
+}
+
+/// Whether nobody listens there on the loopback interface, nor on all interfaces.
+pub fn is_free(port: u16) -> bool {
+    [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED]
+        .into_iter()
+        .all(|address| TcpListener::bind((address, port)).is_ok())
+}
+
+/// A listening socket to hand down.
+///
+/// # Errors
+/// When the address is taken.
+pub fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("listening on {address}"))
+}

@@ -1,0 +1,347 @@
+//! nats-server and PostgreSQL, ours or given: found, prepared, started, reached.
+//!
+//! One set of servers carries one platform (`up`) or many at once (tests: an account and a database each). What runs on them is
+//! `deployment`'s.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::nats::{self, SyncMode, users::Account};
+use super::ports::Port;
+use super::process::User;
+use super::supervisor::{Process, Supervisor};
+use super::terminal::Terminal;
+use super::{binaries, folders, postgres, secrets};
+
+/// The first start of PostgreSQL after a crash replays its log.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// How the servers shall be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Everything that is kept; made when absent.
+    pub data: PathBuf,
+    /// Where fetched programs are kept, shared between data folders.
+    pub cache: PathBuf,
+    /// The accounts on a NATS server of ours; one of [`nats::users::ACCOUNT`] for a platform, any number for tests.
+    pub accounts: Vec<String>,
+    /// When JetStream's writes reach the disk.
+    pub sync: SyncMode,
+    /// Where nats-server listens.
+    pub nats_port: Port,
+    /// Where PostgreSQL listens.
+    pub postgres_port: Port,
+    /// Connections PostgreSQL takes at most.
+    pub postgres_connections_max: u32,
+    /// A NATS server that runs already and has our users.
+    pub nats_url: Option<String>,
+    /// The superuser's URL of a PostgreSQL that runs already.
+    pub postgres_url: Option<SecretString>,
+    /// Removes the data folder when this process ends, however it ends.
+    pub temporary: bool,
+    /// Where progress is told.
+    pub terminal: Terminal,
+}
+
+impl Options {
+    /// Servers for one platform in `data`, with the defaults of `up`.
+    pub fn new(data: PathBuf, cache: PathBuf) -> Self {
+        Self {
+            data,
+            cache,
+            accounts: vec![nats::users::ACCOUNT.to_owned()],
+            sync: SyncMode::default(),
+            nats_port: Port::Preferably(4222),
+            postgres_port: Port::Preferably(5432),
+            postgres_connections_max: 200,
+            nats_url: None,
+            postgres_url: None,
+            temporary: false,
+            terminal: Terminal::Stderr,
+        }
+    }
+
+    /// Throw-away servers for tests: `accounts` of them, any ports, relaxed syncing, gone with this process.
+    pub fn temporary(data: PathBuf, cache: PathBuf, accounts: usize) -> Self {
+        Self {
+            accounts: (0..accounts).map(|number| format!("T{number}")).collect(),
+            sync: SyncMode::Interval,
+            nats_port: Port::Any,
+            postgres_port: Port::Any,
+            postgres_connections_max: 500,
+            temporary: true,
+            terminal: Terminal::Silent,
+            ..Self::new(data, cache)
+        }
+    }
+}
+
+/// Running servers. Dropping this ends those that are ours.
+pub struct Servers {
+    data: PathBuf,
+    accounts: Vec<Account>,
+    nats_url: String,
+    monitoring_url: Option<String>,
+    postgres_url: SecretString,
+    nats: Option<Process>,
+    postgres: Option<Process>,
+    supervisor: Supervisor,
+    // Declared last: held until everything above has ended.
+    _lock: std::fs::File,
+}
+
+impl Servers {
+    /// Finds or fetches the programs, prepares their folders, starts them and waits until both answer.
+    ///
+    /// # Errors
+    /// When a program is missing, a folder or a port cannot be used, or a server does not come up; each says what to do.
+    pub async fn start(options: Options) -> Result<Self> {
+        let data = folders::prepare(&options.data)?;
+        let lock = lock(&data)?;
+        for folder in ["logs", "nkeys", "secrets", "run"] {
+            secrets::private_folder(&data.join(folder))?;
+        }
+        let supervisor = Supervisor::start(
+            &data.join("run"),
+            options.temporary.then_some(data.as_path()),
+        )?;
+        let accounts = accounts(&data, &options.accounts);
+        let users = nats::users::render(&accounts)?;
+
+        let nats = match &options.nats_url {
+            Some(_) => None,
+            None => Some(start_nats(&options, &data, &users, &supervisor)?),
+        };
+        let postgres = match &options.postgres_url {
+            Some(_) => None,
+            None => Some(start_postgres(&options, &data, &supervisor)?),
+        };
+        for process in [
+            nats.as_ref().map(|(process, ..)| process),
+            postgres.as_ref().map(|(process, _)| process),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            process.ready(READY_WITHIN).await?;
+        }
+        let (nats, nats_url, monitoring_url) = match (nats, options.nats_url) {
+            (Some((process, port, monitoring)), _) => (
+                Some(process),
+                format!("nats://127.0.0.1:{port}"),
+                Some(format!("http://127.0.0.1:{monitoring}")),
+            ),
+            (None, url) => (None, url.expect("a server is ours or given"), None),
+        };
+        let (postgres, postgres_url) = match (postgres, options.postgres_url) {
+            (Some((process, url)), _) => (Some(process), url),
+            (None, url) => (None, url.expect("a server is ours or given")),
+        };
+        Ok(Self {
+            data,
+            accounts,
+            nats_url,
+            monitoring_url,
+            postgres_url,
+            nats,
+            postgres,
+            supervisor,
+            _lock: lock,
+        })
+    }
+
+    /// The data folder, absolute.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The accounts on the NATS server, in the order asked for.
+    pub fn accounts(&self) -> &[Account] {
+        &self.accounts
+    }
+
+    /// Where NATS clients connect.
+    pub fn nats_url(&self) -> &str {
+        &self.nats_url
+    }
+
+    /// Where the monitoring of our own nats-server answers.
+    pub fn monitoring_url(&self) -> Option<&str> {
+        self.monitoring_url.as_deref()
+    }
+
+    /// The superuser's URL of a database.
+    pub fn postgres_url(&self, database: &str) -> SecretString {
+        with_database(&self.postgres_url, database)
+    }
+
+    /// Our own nats-server, to kill or stop it.
+    pub fn nats(&self) -> Option<&Process> {
+        self.nats.as_ref()
+    }
+
+    /// Our own PostgreSQL, to kill or stop it.
+    pub fn postgres(&self) -> Option<&Process> {
+        self.postgres.as_ref()
+    }
+
+    /// The supervisor, to run further processes beside the servers.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// Stops our servers in good order: nats-server, then PostgreSQL.
+    ///
+    /// # Errors
+    /// When one can be neither stopped nor killed.
+    pub async fn stop(self) -> Result<()> {
+        for process in [&self.nats, &self.postgres].into_iter().flatten() {
+            process.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+fn accounts(data: &Path, names: &[String]) -> Vec<Account> {
+    let keys = data.join("nkeys");
+    let one = names.len() == 1;
+    names
+        .iter()
+        .map(|name| Account {
+            name: name.clone(),
+            keys: if one { keys.clone() } else { keys.join(name) },
+        })
+        .collect()
+}
+
+fn start_nats(
+    options: &Options,
+    data: &Path,
+    users: &str,
+    supervisor: &Supervisor,
+) -> Result<(Process, u16, u16)> {
+    let program = binaries::nats_server(&options.cache, options.terminal)?;
+    let (port, preferred) = options
+        .nats_port
+        .pick()
+        .context("the port of nats-server")?;
+    if !preferred {
+        options.terminal.say(&format!(
+            "port 4222 is taken: nats-server listens on {port}"
+        ));
+    }
+    let monitoring_port = super::ports::any()?;
+    let spec = nats::prepare(&nats::Options {
+        program: &program,
+        folder: data.join("nats"),
+        port,
+        monitoring_port,
+        sync: options.sync,
+        users,
+        log: data.join("logs/nats-server-1.log"),
+    })?;
+    Ok((supervisor.spawn(spec), port, monitoring_port))
+}
+
+fn start_postgres(
+    options: &Options,
+    data: &Path,
+    supervisor: &Supervisor,
+) -> Result<(Process, SecretString)> {
+    let user: Option<User> = postgres::user()?;
+    folders::check_reachable(data, user, "data folder")?;
+    let folder = data.join("postgres");
+    if options.cache.exists() {
+        folders::check_reachable(&options.cache, user, "cache folder")?;
+    }
+    let programs = binaries::postgres(
+        &options.cache,
+        postgres::data_major(&folder),
+        user,
+        options.terminal,
+    )?;
+    let (port, preferred) = options
+        .postgres_port
+        .pick()
+        .context("the port of PostgreSQL")?;
+    if !preferred {
+        options
+            .terminal
+            .say(&format!("port 5432 is taken: PostgreSQL listens on {port}"));
+    }
+    let password = secrets::keep(&data.join("secrets/postgres"), secrets::password)?;
+    let spec = postgres::prepare(&postgres::Options {
+        programs: &programs,
+        folder,
+        user,
+        port,
+        password: &password,
+        connections_max: options.postgres_connections_max,
+        log: data.join("logs/postgres-1.log"),
+    })?;
+    Ok((
+        supervisor.spawn(spec),
+        postgres::url(port, &password, "postgres"),
+    ))
+}
+
+/// A second start on the same folder would run two servers on one store.
+fn lock(data: &Path) -> Result<std::fs::File> {
+    let path = data.join("lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    file.try_lock().map_err(|_| {
+        anyhow::anyhow!("another trunkline uses the data folder {}; end that one first, or choose another with --data", data.display())
+    })?;
+    Ok(file)
+}
+
+/// Swaps the database in a PostgreSQL URL.
+fn with_database(url: &SecretString, database: &str) -> SecretString {
+    let url = url.expose_secret();
+    let (base, query) = url
+        .split_once('?')
+        .map_or((url, None), |(base, query)| (base, Some(query)));
+    let after_scheme = base.find("://").map_or(0, |at| at + 3);
+    let server = base[after_scheme..]
+        .find('/')
+        .map_or(base, |at| &base[..after_scheme + at]);
+    query
+        .map_or_else(
+            || format!("{server}/{database}"),
+            |query| format!("{server}/{database}?{query}"),
+        )
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_database_of_a_url_is_swapped() {
+        for (url, expected) in [
+            (
+                "postgres://p:w@h:1/postgres",
+                "postgres://p:w@h:1/trunkline",
+            ),
+            ("postgres://p:w@h:1", "postgres://p:w@h:1/trunkline"),
+            (
+                "postgres://p:w@h:1/a?sslmode=require",
+                "postgres://p:w@h:1/trunkline?sslmode=require",
+            ),
+        ] {
+            assert_eq!(
+                with_database(&SecretString::from(url), "trunkline").expose_secret(),
+                expected
+            );
+        }
+    }
+}
