@@ -4,42 +4,31 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use sqlx::Connection as _;
+use subjects::broker::PROVISION;
 use trunkline::platform::Signal;
 use trunkline::platform::folders;
 use trunkline::platform::nats::client;
 use trunkline::platform::nats::streams::Declaration;
-use trunkline::platform::nats::users::PROVISION;
 use trunkline::platform::servers::{Options, Servers};
 
 async fn servers(accounts: usize) -> Servers {
-    let data =
-        std::env::temp_dir().join(format!("trunkline-test-{}-{accounts}", std::process::id()));
-    Servers::start(Options::temporary(
-        data,
-        folders::default_cache().unwrap(),
-        accounts,
-    ))
-    .await
-    .unwrap()
+    let data = std::env::temp_dir().join(format!("trunkline-test-{}-{accounts}", std::process::id()));
+    Servers::start(Options::temporary(data, folders::default_cache().expect("HOME is set"), accounts))
+        .await
+        .expect("servers start")
 }
 
 #[tokio::test]
 async fn servers_take_the_declaration_once_and_survive_a_kill() {
     let servers = servers(3).await;
     for account in servers.accounts() {
-        let client = client::connect(servers.nats_url(), &account.key_file(PROVISION), PROVISION)
-            .await
-            .unwrap();
+        let client = client::connect(servers.nats_url(), &account.key_file(PROVISION), PROVISION).await.unwrap();
         let declaration = Declaration::committed().with_bytes_max(64 * 1024 * 1024);
 
         let first = declaration.apply(&client).await.unwrap();
         let second = declaration.apply(&client).await.unwrap();
 
-        assert_eq!(
-            first.0.len(),
-            3,
-            "two streams and a consumer are made: {first:?}"
-        );
+        assert_eq!(first.0.len(), 3, "two streams and a consumer are made: {first:?}");
         assert!(second.0.is_empty(), "nothing is left to do: {second:?}");
     }
 
@@ -56,9 +45,7 @@ async fn servers_take_the_declaration_once_and_survive_a_kill() {
         .unwrap();
     }
     let mut connection =
-        sqlx::PgConnection::connect(servers.postgres_url("postgres").expose_secret())
-            .await
-            .unwrap();
+        sqlx::PgConnection::connect(servers.databases().superuser_url("postgres").expose_secret()).await.unwrap();
     connection.ping().await.unwrap();
     connection.close().await.unwrap();
 
@@ -71,19 +58,10 @@ async fn servers_take_the_declaration_once_and_survive_a_kill() {
 async fn a_second_start_on_the_same_folder_is_refused() {
     let servers = servers(1).await;
 
-    let error = Servers::start(Options::temporary(
-        servers.data().to_owned(),
-        folders::default_cache().unwrap(),
-        1,
-    ))
-    .await
-    .err()
-    .unwrap();
+    let error = Servers::start(Options::temporary(servers.data().to_owned(), folders::default_cache().unwrap(), 1))
+        .await
+        .err()
+        .unwrap();
 
-    assert!(
-        error
-            .to_string()
-            .contains("another trunkline uses the data folder"),
-        "{error:#}"
-    );
+    assert!(error.to_string().contains("another trunkline uses the data folder"), "{error:#}");
 }

@@ -34,15 +34,11 @@ fn default(system: &str, variable: &str, below_home: &str) -> Result<PathBuf> {
     if is_root() {
         return Ok(system.into());
     }
-    if let Some(folder) = std::env::var_os(variable)
-        .map(PathBuf::from)
-        .filter(|folder| folder.is_absolute())
-    {
+    if let Some(folder) = std::env::var_os(variable).map(PathBuf::from).filter(|folder| folder.is_absolute()) {
         return Ok(folder.join("trunkline"));
     }
-    let home = std::env::var_os("HOME").context(
-        "neither HOME nor the XDG variables are set; name the folders with --data and --cache",
-    )?;
+    let home = std::env::var_os("HOME")
+        .context("neither HOME nor the XDG variables are set; name the folders with --data and --cache")?;
     Ok(Path::new(&home).join(below_home).join("trunkline"))
 }
 
@@ -62,8 +58,7 @@ pub fn prepare(path: &Path) -> Result<PathBuf> {
     if !existed {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
-    path.canonicalize()
-        .with_context(|| format!("resolving {}", path.display()))
+    path.canonicalize().with_context(|| format!("resolving {}", path.display()))
 }
 
 /// Makes the folder of fetched programs; everybody may read those.
@@ -71,13 +66,11 @@ pub fn prepare(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be made or resolved.
 pub fn prepare_cache(path: &Path) -> Result<PathBuf> {
-    std::fs::create_dir_all(path)
-        .with_context(|| format!("making the folder {}", path.display()))?;
+    std::fs::create_dir_all(path).with_context(|| format!("making the folder {}", path.display()))?;
     if is_root() {
         open_to_all(path)?;
     }
-    path.canonicalize()
-        .with_context(|| format!("resolving {}", path.display()))
+    path.canonicalize().with_context(|| format!("resolving {}", path.display()))
 }
 
 /// Lets everybody read a folder, whatever the umask made of it.

@@ -28,11 +28,10 @@ impl Port {
     /// When the exact port is taken, or none is free.
     pub fn pick(self) -> Result<(u16, bool)> {
         match self {
-            Self::Exactly(port) if is_free(port) => Ok((port, true)),
+            Self::Exactly(port) | Self::Preferably(port) if is_free(port) => Ok((port, true)),
             Self::Exactly(port) => {
                 bail!("port {port} is taken; end what listens there or choose another --port-base")
             }
-            Self::Preferably(port) if is_free(port) => Ok((port, true)),
             Self::Preferably(_) => Ok((any()?, false)),
             Self::Any => Ok((any()?, true)),
         }
@@ -56,9 +55,7 @@ pub fn any() -> Result<u16> {
 
 /// Whether nobody listens there on the loopback interface, nor on all interfaces.
 pub fn is_free(port: u16) -> bool {
-    [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED]
-        .into_iter()
-        .all(|address| TcpListener::bind((address, port)).is_ok())
+    [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED].into_iter().all(|address| TcpListener::bind((address, port)).is_ok())
 }
 
 /// A listening socket to hand down.

@@ -42,6 +42,8 @@ pub struct Options<'a> {
     pub connections_max: u32,
     /// Its log.
     pub log: PathBuf,
+    /// Where its number is noted while it runs.
+    pub run_folder: PathBuf,
 }
 
 /// Who shall run PostgreSQL: nobody else unless we are root, then `postgres` if there is such a user, else `nobody`.
@@ -54,11 +56,7 @@ pub fn user() -> Result<Option<User>> {
     }
     for name in ["postgres", "nobody"] {
         let number = |flag: &str| -> Option<u32> {
-            let output = Command::new("id")
-                .args([flag, name])
-                .stderr(Stdio::null())
-                .output()
-                .ok()?;
+            let output = Command::new("id").args([flag, name]).stderr(Stdio::null()).output().ok()?;
             String::from_utf8(output.stdout).ok()?.trim().parse().ok()
         };
         if let (Some(uid), Some(gid)) = (number("-u"), number("-g")) {
@@ -72,20 +70,12 @@ pub fn user() -> Result<Option<User>> {
 
 /// The major version that made the data in `folder`; `None` when there is none yet.
 pub fn data_major(folder: &Path) -> Option<u32> {
-    std::fs::read_to_string(folder.join("PG_VERSION"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    std::fs::read_to_string(folder.join("PG_VERSION")).ok()?.trim().parse().ok()
 }
 
 /// The superuser's URL of a database.
 pub fn url(port: u16, password: &SecretString, database: &str) -> SecretString {
-    format!(
-        "postgres://{SUPERUSER}:{}@127.0.0.1:{port}/{database}",
-        password.expose_secret()
-    )
-    .into()
+    format!("postgres://{SUPERUSER}:{}@127.0.0.1:{port}/{database}", password.expose_secret()).into()
 }
 
 /// Makes the data folder where there is none, clears what a killed server left, and says how to start the server.
@@ -93,14 +83,7 @@ pub fn url(port: u16, password: &SecretString, database: &str) -> SecretString {
 /// # Errors
 /// When `initdb` fails, with what it said.
 pub fn prepare(options: &Options<'_>) -> Result<Spec> {
-    let Options {
-        programs,
-        folder,
-        user,
-        port,
-        password,
-        ..
-    } = options;
+    let Options { programs, folder, user, port, password, .. } = options;
     if data_major(folder).is_none() {
         init(programs, folder, *user, password)?;
     }
@@ -132,6 +115,7 @@ pub fn prepare(options: &Options<'_>) -> Result<Spec> {
         sockets: Vec::new(),
         user: *user,
         log: options.log.clone(),
+        run_folder: options.run_folder.clone(),
         readiness: Readiness::Probe(probe(url(*port, password, "postgres"))),
         stop_signal: Signal::INT, // Fast shutdown.
         stop_within: STOP_WITHIN,
@@ -151,35 +135,23 @@ fn probe(url: SecretString) -> Probe {
                 connection.ping().await?;
                 connection.close().await
             };
-            matches!(
-                tokio::time::timeout(CONNECT_WITHIN, connect).await,
-                Ok(Ok(()))
-            )
+            matches!(tokio::time::timeout(CONNECT_WITHIN, connect).await, Ok(Ok(())))
         }
         .boxed()
     })
 }
 
-fn init(
-    programs: &PostgresPrograms,
-    folder: &Path,
-    user: Option<User>,
-    password: &SecretString,
-) -> Result<()> {
+fn init(programs: &PostgresPrograms, folder: &Path, user: Option<User>, password: &SecretString) -> Result<()> {
     // A killed initdb leaves a folder without PG_VERSION or with half of the rest, so the work is done beside and renamed.
     let parent = folder.parent().context("the data folder has a parent")?;
     let making = parent.join(".postgres-making");
     if making.exists() {
-        std::fs::remove_dir_all(&making)
-            .with_context(|| format!("removing {}", making.display()))?;
+        std::fs::remove_dir_all(&making).with_context(|| format!("removing {}", making.display()))?;
     }
     secrets::private_folder(&making)?;
     let data = making.join("data");
     let password_file = making.join("password");
-    secrets::write_private(
-        &password_file,
-        format!("{}\n", password.expose_secret()).as_bytes(),
-    )?;
+    secrets::write_private(&password_file, format!("{}\n", password.expose_secret()).as_bytes())?;
     if let Some(user) = user {
         for path in [&making, &password_file] {
             std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))
@@ -190,14 +162,7 @@ fn init(
     command
         .arg("--pgdata")
         .arg(&data)
-        .args([
-            "--username",
-            SUPERUSER,
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--data-checksums",
-        ])
+        .args(["--username", SUPERUSER, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--data-checksums"])
         .arg("--pwfile")
         .arg(&password_file)
         .current_dir("/")
@@ -206,17 +171,11 @@ fn init(
         use std::os::unix::process::CommandExt as _;
         command.uid(user.uid).gid(user.gid);
     }
-    let output = command
-        .output()
-        .with_context(|| format!("starting initdb in {}", programs.folder.display()))?;
+    let output = command.output().with_context(|| format!("starting initdb in {}", programs.folder.display()))?;
     if !output.status.success() {
-        bail!(
-            "initdb failed: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    std::fs::rename(&data, folder)
-        .with_context(|| format!("renaming {} to {}", data.display(), folder.display()))?;
+    std::fs::rename(&data, folder).with_context(|| format!("renaming {} to {}", data.display(), folder.display()))?;
     std::fs::remove_dir_all(&making).with_context(|| format!("removing {}", making.display()))
 }
 
@@ -227,18 +186,13 @@ fn clear_stale_lock(folder: &Path) -> Result<()> {
     let Ok(text) = std::fs::read_to_string(&lock) else {
         return Ok(());
     };
-    let Some(pid) = text
-        .lines()
-        .next()
-        .and_then(|line| line.trim().parse::<u32>().ok())
-    else {
+    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
         return Ok(());
     };
     if !Path::new("/proc/self").exists() {
         return Ok(()); // PostgreSQL's own judgement has to do where /proc is missing.
     }
-    let runs_here =
-        || std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder);
+    let runs_here = || std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder);
     if runs_here() {
         signal(pid, Signal::INT);
         let until = std::time::Instant::now() + STOP_WITHIN;
@@ -246,10 +200,7 @@ fn clear_stale_lock(folder: &Path) -> Result<()> {
             super::supervisor::pause(Duration::from_millis(20));
         }
         if runs_here() {
-            bail!(
-                "a PostgreSQL (process {pid}) runs in {} and does not end; end it and start again",
-                folder.display()
-            );
+            bail!("a PostgreSQL (process {pid}) runs in {} and does not end; end it and start again", folder.display());
         }
         return Ok(());
     }

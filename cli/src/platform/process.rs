@@ -40,6 +40,8 @@ pub struct Spec {
     pub user: Option<User>,
     /// Standard output and error are appended here.
     pub log: PathBuf,
+    /// The folder where its number is noted while it runs, for a start after a kill.
+    pub run_folder: PathBuf,
     /// How its being ready is seen.
     pub readiness: Readiness,
     /// What asks it to end.
@@ -81,8 +83,7 @@ impl Spec {
     /// # Errors
     /// When the log cannot be written or the program cannot be run; the text names it.
     pub(crate) fn spawn(&self) -> Result<tokio::process::Child> {
-        let log = open_log(&self.log)
-            .with_context(|| format!("opening the log {}", self.log.display()))?;
+        let log = open_log(&self.log).with_context(|| format!("opening the log {}", self.log.display()))?;
         let mut command = Command::new(&self.program);
         command
             .args(&self.args)
@@ -98,19 +99,12 @@ impl Spec {
         }
         if !self.sockets.is_empty() {
             let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
-            command
-                .env("LISTEN_FDS", names.len().to_string())
-                .env("LISTEN_FDNAMES", names.join(":"));
+            command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
             let mut mappings = Vec::new();
             for ((_, socket), child_fd) in self.sockets.iter().zip(3..) {
-                mappings.push(FdMapping {
-                    parent_fd: OwnedFd::from(socket.try_clone()?),
-                    child_fd,
-                });
+                mappings.push(FdMapping { parent_fd: OwnedFd::from(socket.try_clone()?), child_fd });
             }
-            command
-                .fd_mappings(mappings)
-                .context("descriptors count up, so none is taken twice")?;
+            command.fd_mappings(mappings).context("descriptors count up, so none is taken twice")?;
         }
         tokio::process::Command::from(command)
             .spawn()
@@ -142,19 +136,12 @@ pub(crate) fn start_time(pid: u32) -> Option<String> {
         // A zombie (state Z) has ended; only its parent has not looked yet.
         let (_, fields) = stat.rsplit_once(')')?;
         let mut fields = fields.split_whitespace();
-        return fields
-            .next()
-            .filter(|state| *state != "Z")
-            .and_then(|_| fields.nth(18))
-            .map(str::to_owned);
+        return fields.next().filter(|state| *state != "Z").and_then(|_| fields.nth(18)).map(str::to_owned);
     }
     if Path::new("/proc/self/stat").exists() {
         return None;
     }
-    let output = Command::new("ps")
-        .args(["-o", "lstart=", "-p", &pid.to_string()])
-        .output()
-        .ok()?;
+    let output = Command::new("ps").args(["-o", "lstart=", "-p", &pid.to_string()]).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     (!text.is_empty()).then_some(text)
 }
@@ -163,18 +150,12 @@ fn open_log(path: &Path) -> std::io::Result<File> {
     if std::fs::metadata(path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
         std::fs::rename(path, path.with_extension("log.1"))?;
     }
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
 /// The last lines of a log, to show beside an error; empty when there are none.
 pub(crate) fn log_tail(path: &Path, lines: usize) -> String {
-    let text = std::fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default();
+    let text = std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }

@@ -17,9 +17,7 @@ const PASSWORD_CHARACTERS: usize = 32;
 /// When the system has none.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .context("reading /dev/urandom")?;
+    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes)).context("reading /dev/urandom")?;
     Ok(bytes)
 }
 
@@ -45,11 +43,7 @@ pub fn password() -> Result<SecretString> {
 /// # Errors
 /// As [`random`].
 pub fn key() -> Result<SecretString> {
-    Ok(random::<32>()?
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>()
-        .into())
+    Ok(random::<32>()?.map(|byte| format!("{byte:02x}")).concat().into())
 }
 
 /// Reads the secret at `path`, or makes it by `create` and stores it there (0600).
@@ -74,11 +68,7 @@ pub fn keep(path: &Path, create: impl FnOnce() -> Result<SecretString>) -> Resul
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension(format!("{:016x}.tmp", u64::from_le_bytes(random()?)));
     let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
+use super::database::Databases;
 use super::nats::{self, SyncMode, users::Account};
 use super::ports::Port;
 use super::process::User;
@@ -17,7 +18,7 @@ use super::terminal::Terminal;
 use super::{binaries, folders, postgres, secrets};
 
 /// The first start of PostgreSQL after a crash replays its log.
-const READY_WITHIN: Duration = Duration::from_secs(120);
+const READY_WITHIN: Duration = Duration::from_mins(2);
 
 /// How the servers shall be.
 #[derive(Clone, Debug)]
@@ -104,10 +105,7 @@ impl Servers {
         for folder in ["logs", "nkeys", "secrets", "run"] {
             secrets::private_folder(&data.join(folder))?;
         }
-        let supervisor = Supervisor::start(
-            &data.join("run"),
-            options.temporary.then_some(data.as_path()),
-        )?;
+        let supervisor = Supervisor::start(&data.join("run"), options.temporary.then_some(data.as_path()))?;
         let accounts = accounts(&data, &options.accounts);
         let users = nats::users::render(&accounts)?;
 
@@ -119,38 +117,23 @@ impl Servers {
             Some(_) => None,
             None => Some(start_postgres(&options, &data, &supervisor)?),
         };
-        for process in [
-            nats.as_ref().map(|(process, ..)| process),
-            postgres.as_ref().map(|(process, _)| process),
-        ]
-        .into_iter()
-        .flatten()
+        for process in [nats.as_ref().map(|(process, ..)| process), postgres.as_ref().map(|(process, _)| process)]
+            .into_iter()
+            .flatten()
         {
             process.ready(READY_WITHIN).await?;
         }
         let (nats, nats_url, monitoring_url) = match (nats, options.nats_url) {
-            (Some((process, port, monitoring)), _) => (
-                Some(process),
-                format!("nats://127.0.0.1:{port}"),
-                Some(format!("http://127.0.0.1:{monitoring}")),
-            ),
+            (Some((process, port, monitoring)), _) => {
+                (Some(process), format!("nats://127.0.0.1:{port}"), Some(format!("http://127.0.0.1:{monitoring}")))
+            }
             (None, url) => (None, url.expect("a server is ours or given"), None),
         };
         let (postgres, postgres_url) = match (postgres, options.postgres_url) {
             (Some((process, url)), _) => (Some(process), url),
             (None, url) => (None, url.expect("a server is ours or given")),
         };
-        Ok(Self {
-            data,
-            accounts,
-            nats_url,
-            monitoring_url,
-            postgres_url,
-            nats,
-            postgres,
-            supervisor,
-            _lock: lock,
-        })
+        Ok(Self { data, accounts, nats_url, monitoring_url, postgres_url, nats, postgres, supervisor, _lock: lock })
     }
 
     /// The data folder, absolute.
@@ -173,9 +156,9 @@ impl Servers {
         self.monitoring_url.as_deref()
     }
 
-    /// The superuser's URL of a database.
-    pub fn postgres_url(&self, database: &str) -> SecretString {
-        with_database(&self.postgres_url, database)
+    /// The PostgreSQL server and our roles on it.
+    pub fn databases(&self) -> Databases {
+        Databases::new(self.postgres_url.clone(), &self.data.join("secrets"), self.postgres.is_some())
     }
 
     /// Our own nats-server, to kill or stop it.
@@ -210,28 +193,15 @@ fn accounts(data: &Path, names: &[String]) -> Vec<Account> {
     let one = names.len() == 1;
     names
         .iter()
-        .map(|name| Account {
-            name: name.clone(),
-            keys: if one { keys.clone() } else { keys.join(name) },
-        })
+        .map(|name| Account { name: name.clone(), keys: if one { keys.clone() } else { keys.join(name) } })
         .collect()
 }
 
-fn start_nats(
-    options: &Options,
-    data: &Path,
-    users: &str,
-    supervisor: &Supervisor,
-) -> Result<(Process, u16, u16)> {
+fn start_nats(options: &Options, data: &Path, users: &str, supervisor: &Supervisor) -> Result<(Process, u16, u16)> {
     let program = binaries::nats_server(&options.cache, options.terminal)?;
-    let (port, preferred) = options
-        .nats_port
-        .pick()
-        .context("the port of nats-server")?;
+    let (port, preferred) = options.nats_port.pick().context("the port of nats-server")?;
     if !preferred {
-        options.terminal.say(&format!(
-            "port 4222 is taken: nats-server listens on {port}"
-        ));
+        options.terminal.say(&format!("port 4222 is taken: nats-server listens on {port}"));
     }
     let monitoring_port = super::ports::any()?;
     let spec = nats::prepare(&nats::Options {
@@ -242,35 +212,22 @@ fn start_nats(
         sync: options.sync,
         users,
         log: data.join("logs/nats-server-1.log"),
+        run_folder: data.join("run"),
     })?;
     Ok((supervisor.spawn(spec), port, monitoring_port))
 }
 
-fn start_postgres(
-    options: &Options,
-    data: &Path,
-    supervisor: &Supervisor,
-) -> Result<(Process, SecretString)> {
+fn start_postgres(options: &Options, data: &Path, supervisor: &Supervisor) -> Result<(Process, SecretString)> {
     let user: Option<User> = postgres::user()?;
     folders::check_reachable(data, user, "data folder")?;
     let folder = data.join("postgres");
     if options.cache.exists() {
         folders::check_reachable(&options.cache, user, "cache folder")?;
     }
-    let programs = binaries::postgres(
-        &options.cache,
-        postgres::data_major(&folder),
-        user,
-        options.terminal,
-    )?;
-    let (port, preferred) = options
-        .postgres_port
-        .pick()
-        .context("the port of PostgreSQL")?;
+    let programs = binaries::postgres(&options.cache, postgres::data_major(&folder), user, options.terminal)?;
+    let (port, preferred) = options.postgres_port.pick().context("the port of PostgreSQL")?;
     if !preferred {
-        options
-            .terminal
-            .say(&format!("port 5432 is taken: PostgreSQL listens on {port}"));
+        options.terminal.say(&format!("port 5432 is taken: PostgreSQL listens on {port}"));
     }
     let password = secrets::keep(&data.join("secrets/postgres"), secrets::password)?;
     let spec = postgres::prepare(&postgres::Options {
@@ -281,11 +238,9 @@ fn start_postgres(
         password: &password,
         connections_max: options.postgres_connections_max,
         log: data.join("logs/postgres-1.log"),
+        run_folder: data.join("run"),
     })?;
-    Ok((
-        supervisor.spawn(spec),
-        postgres::url(port, &password, "postgres"),
-    ))
+    Ok((supervisor.spawn(spec), postgres::url(port, &password, "postgres")))
 }
 
 /// A second start on the same folder would run two servers on one store.
@@ -298,50 +253,10 @@ fn lock(data: &Path) -> Result<std::fs::File> {
         .open(&path)
         .with_context(|| format!("opening {}", path.display()))?;
     file.try_lock().map_err(|_| {
-        anyhow::anyhow!("another trunkline uses the data folder {}; end that one first, or choose another with --data", data.display())
+        anyhow::anyhow!(
+            "another trunkline uses the data folder {}; end that one first, or choose another with --data",
+            data.display()
+        )
     })?;
     Ok(file)
-}
-
-/// Swaps the database in a PostgreSQL URL.
-fn with_database(url: &SecretString, database: &str) -> SecretString {
-    let url = url.expose_secret();
-    let (base, query) = url
-        .split_once('?')
-        .map_or((url, None), |(base, query)| (base, Some(query)));
-    let after_scheme = base.find("://").map_or(0, |at| at + 3);
-    let server = base[after_scheme..]
-        .find('/')
-        .map_or(base, |at| &base[..after_scheme + at]);
-    query
-        .map_or_else(
-            || format!("{server}/{database}"),
-            |query| format!("{server}/{database}?{query}"),
-        )
-        .into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_database_of_a_url_is_swapped() {
-        for (url, expected) in [
-            (
-                "postgres://p:w@h:1/postgres",
-                "postgres://p:w@h:1/trunkline",
-            ),
-            ("postgres://p:w@h:1", "postgres://p:w@h:1/trunkline"),
-            (
-                "postgres://p:w@h:1/a?sslmode=require",
-                "postgres://p:w@h:1/trunkline?sslmode=require",
-            ),
-        ] {
-            assert_eq!(
-                with_database(&SecretString::from(url), "trunkline").expose_secret(),
-                expected
-            );
-        }
-    }
 }

@@ -34,7 +34,7 @@ const COMMANDS_MAX: usize = 16;
 pub struct Supervisor {
     runtime: Option<tokio::runtime::Runtime>,
     watcher: Arc<Watcher>,
-    run_folder: PathBuf,
+    changed: watch::Sender<()>,
 }
 
 /// A handle on one supervised process; clones are the same process.
@@ -83,14 +83,13 @@ enum Command {
 }
 
 impl Supervisor {
-    /// Starts a supervisor that remembers its processes in `run_folder`, and ends those that a killed one left behind there.
+    /// Starts a supervisor, and ends the processes that a killed one left behind in `run_folder`.
     /// `remove` is a folder to remove when this process ends, however it ends.
     ///
     /// # Errors
     /// When the folder cannot be written or no shell can be started.
     pub fn start(run_folder: &Path, remove: Option<&Path>) -> Result<Self> {
-        std::fs::create_dir_all(run_folder)
-            .with_context(|| format!("making {}", run_folder.display()))?;
+        std::fs::create_dir_all(run_folder).with_context(|| format!("making {}", run_folder.display()))?;
         end_left_behind(run_folder)?;
         let watcher = Arc::new(Watcher::start(remove)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -99,11 +98,7 @@ impl Supervisor {
             .enable_all()
             .build()
             .context("starting the supervisor's thread")?;
-        Ok(Self {
-            runtime: Some(runtime),
-            watcher,
-            run_folder: run_folder.to_owned(),
-        })
+        Ok(Self { runtime: Some(runtime), watcher, changed: watch::Sender::default() })
     }
 
     /// Starts a process and keeps it running until it is stopped.
@@ -116,20 +111,11 @@ impl Supervisor {
             state: state_sender,
             commands: received,
             watcher: Arc::clone(&self.watcher),
-            pid_file: self
-                .run_folder
-                .join(format!("{}-{}.pid", spec.name, spec.instance)),
+            pid_file: spec.run_folder.join(format!("{}-{}.pid", spec.name, spec.instance)),
+            changed: self.changed.clone(),
         };
-        self.runtime
-            .as_ref()
-            .expect("present until dropped")
-            .handle()
-            .spawn(keeper.run());
-        Process {
-            spec,
-            state,
-            commands,
-        }
+        self.runtime.as_ref().expect("present until dropped").handle().spawn(keeper.run());
+        Process { spec, state, commands }
     }
 }
 
@@ -169,9 +155,7 @@ impl Process {
         match timeout(within, waiting).await {
             Ok(Ok(state)) if state.ready => Ok(state.clone()),
             Ok(_) => Err(self.failure("ended before it was ready")),
-            Err(_) => {
-                Err(self.failure(&format!("was not ready within {} s", within.as_secs_f32())))
-            }
+            Err(_) => Err(self.failure(&format!("was not ready within {} s", within.as_secs_f32()))),
         }
     }
 
@@ -191,8 +175,7 @@ impl Process {
     /// # Errors
     /// When it could not even be killed.
     pub async fn stop(&self) -> Result<()> {
-        self.end(Command::Stop, self.spec.stop_within + 2 * KILL_WITHIN)
-            .await
+        self.end(Command::Stop, self.spec.stop_within + 2 * KILL_WITHIN).await
     }
 
     /// Kills the process at once. It stays down until [`Process::start`].
@@ -211,10 +194,7 @@ impl Process {
         let starts = self.state().starts;
         self.send(Command::Start).await?;
         let mut state = self.state.clone();
-        state
-            .wait_for(|state| !state.ended || state.starts > starts)
-            .await
-            .context("the supervisor is gone")?;
+        state.wait_for(|state| !state.ended || state.starts > starts).await.context("the supervisor is gone")?;
         Ok(())
     }
 
@@ -226,27 +206,16 @@ impl Process {
         self.send(command).await?;
         match timeout(within, state.wait_for(|state| state.ended)).await {
             Ok(_ended_or_supervisor_gone) => Ok(()),
-            Err(_) => bail!(
-                "{} {} could not be stopped",
-                self.spec.name,
-                self.spec.instance
-            ),
+            Err(_) => bail!("{} {} could not be stopped", self.spec.name, self.spec.instance),
         }
     }
 
     async fn send(&self, command: Command) -> Result<()> {
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| anyhow!("the supervisor of {} is gone", self.spec.name))
+        self.commands.send(command).await.map_err(|_| anyhow!("the supervisor of {} is gone", self.spec.name))
     }
 
     fn failure(&self, what: &str) -> anyhow::Error {
-        let exit = self
-            .state()
-            .last_exit
-            .map(|exit| format!(" ({exit})"))
-            .unwrap_or_default();
+        let exit = self.state().last_exit.map(|exit| format!(" ({exit})")).unwrap_or_default();
         let tail = log_tail(&self.spec.log, 15);
         anyhow!(
             "{} {} {what}{exit}; the end of {}:\n{tail}",
@@ -264,6 +233,7 @@ struct Keeper {
     commands: mpsc::Receiver<Command>,
     watcher: Arc<Watcher>,
     pid_file: PathBuf,
+    changed: watch::Sender<()>,
 }
 
 /// What is to happen after a run.
@@ -283,13 +253,12 @@ impl Keeper {
             let after = match self.run_once().await {
                 Ok(after) => after,
                 Err(error) => {
-                    self.state
-                        .send_modify(|state| state.last_exit = Some(format!("{error:#}")));
+                    self.state.send_modify(|state| state.last_exit = Some(format!("{error:#}")));
                     After::Restart
                 }
             };
             ready_once |= self.state.borrow().ready;
-            self.state.send_modify(|state| {
+            self.update(|state| {
                 state.pid = None;
                 state.ready = false;
                 state.status = Status::default();
@@ -299,7 +268,7 @@ impl Keeper {
             }
             let given_up = !ready_once && failed_first_starts >= self.spec.first_starts_max;
             if after == After::StayDown || !self.spec.restart || given_up {
-                self.state.send_modify(|state| state.ended = true);
+                self.update(|state| state.ended = true);
                 if !self.started_again().await {
                     return;
                 }
@@ -319,7 +288,7 @@ impl Keeper {
                 "a process ended and is started again"
             );
             if self.stopped_while_waiting(backoff).await {
-                self.state.send_modify(|state| state.ended = true);
+                self.update(|state| state.ended = true);
                 if !self.started_again().await {
                     return;
                 }
@@ -328,12 +297,17 @@ impl Keeper {
         }
     }
 
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        self.state.send_modify(change);
+        self.changed.send_replace(());
+    }
+
     /// Waits for [`Command::Start`]; `false` when nobody can send it any more.
     async fn started_again(&mut self) -> bool {
         loop {
             match self.commands.recv().await {
                 Some(Command::Start) => {
-                    self.state.send_modify(|state| state.ended = false);
+                    self.update(|state| state.ended = false);
                     return true;
                 }
                 Some(_nothing_runs) => {}
@@ -363,17 +337,12 @@ impl Keeper {
             let _absent_is_fine = std::fs::remove_file(path);
         }
         let mut child = self.spec.spawn()?;
-        let pid = child
-            .id()
-            .context("a process that was just started has a number")?;
+        let pid = child.id().context("a process that was just started has a number")?;
         self.watcher.add(pid);
-        if let Err(error) = std::fs::write(
-            &self.pid_file,
-            format!("{pid} {}\n", start_time(pid).unwrap_or_default()),
-        ) {
+        if let Err(error) = std::fs::write(&self.pid_file, format!("{pid} {}\n", start_time(pid).unwrap_or_default())) {
             tracing::warn!(%error, file = %self.pid_file.display(), "recording a process");
         }
-        self.state.send_modify(|state| {
+        self.update(|state| {
             state.pid = Some(pid);
             state.ready = false;
             state.starts += 1;
@@ -391,7 +360,7 @@ impl Keeper {
                 exit = child.wait() => break exit.context("waiting for a process")?,
                 status = &mut status, if !is_ready => {
                     is_ready = true;
-                    self.state.send_modify(|state| {
+                    self.update(|state| {
                         state.ready = true;
                         state.status = status;
                     });
@@ -419,8 +388,7 @@ impl Keeper {
         };
         self.watcher.remove(pid);
         let _absent_is_fine = std::fs::remove_file(&self.pid_file);
-        self.state
-            .send_modify(|state| state.last_exit = Some(describe(exit)));
+        self.state.send_modify(|state| state.last_exit = Some(describe(exit)));
         Ok(after)
     }
 }
@@ -430,9 +398,7 @@ async fn ready(readiness: &Readiness, pid: u32) -> Status {
     loop {
         match readiness {
             Readiness::StatusFile(path) => {
-                let status = std::fs::read(path)
-                    .ok()
-                    .and_then(|text| serde_json::from_slice::<Status>(&text).ok());
+                let status = std::fs::read(path).ok().and_then(|text| serde_json::from_slice::<Status>(&text).ok());
                 if let Some(status) = status
                     && status.pid == Some(pid)
                 {
@@ -484,10 +450,7 @@ fn end_left_behind(run_folder: &Path) -> Result<()> {
 }
 
 /// Before there is a runtime.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "another process's end sends us no signal to wait for"
-)]
+#[expect(clippy::disallowed_methods, reason = "another process's end sends us no signal to wait for")]
 pub(super) fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }

@@ -22,10 +22,7 @@ impl Watcher {
     /// Starts the companion. `remove` is a folder it removes at the very end, for temporary platforms.
     pub(crate) fn start(remove: Option<&Path>) -> Result<Self> {
         let mut command = Command::new("/bin/sh");
-        command
-            .arg("-c")
-            .arg(include_str!("watcher.sh"))
-            .arg("trunkline-watcher");
+        command.arg("-c").arg(include_str!("watcher.sh")).arg("trunkline-watcher");
         if let Some(folder) = remove {
             command.arg(folder);
         }
@@ -37,9 +34,7 @@ impl Watcher {
             .stderr(Stdio::null())
             .spawn()
             .context("starting /bin/sh, which ends the platform's processes should this command be killed")?;
-        Ok(Self {
-            shell: Mutex::new(Some(shell)),
-        })
+        Ok(Self { shell: Mutex::new(Some(shell)) })
     }
 
     /// From now on `pid` ends with the supervisor.
@@ -63,11 +58,7 @@ impl Watcher {
 
     /// Closes the pipe and waits until the companion has ended what is left and itself: seconds at most.
     pub(crate) fn release(&self) {
-        let shell = self
-            .shell
-            .lock()
-            .expect("no holder of this lock panics")
-            .take();
+        let shell = self.shell.lock().expect("no holder of this lock panics").take();
         if let Some(mut shell) = shell {
             drop(shell.stdin.take());
             if let Err(error) = shell.wait() {

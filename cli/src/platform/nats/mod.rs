@@ -70,6 +70,8 @@ pub struct Options<'a> {
     pub users: &'a str,
     /// Its log.
     pub log: PathBuf,
+    /// Where its number is noted while it runs.
+    pub run_folder: PathBuf,
 }
 
 /// Writes the configuration and says how to start the server.
@@ -77,21 +79,12 @@ pub struct Options<'a> {
 /// # Errors
 /// When the folder cannot be written.
 pub fn prepare(options: &Options<'_>) -> Result<Spec> {
-    let Options {
-        folder,
-        port,
-        monitoring_port,
-        sync,
-        ..
-    } = options;
+    let Options { folder, port, monitoring_port, sync, .. } = options;
     secrets::private_folder(folder)?;
     write_configuration(folder, options.users)?;
     let env = [
         ("TRUNKLINE_NATS_LISTEN", format!("127.0.0.1:{port}")),
-        (
-            "TRUNKLINE_NATS_MONITORING",
-            format!("127.0.0.1:{monitoring_port}"),
-        ),
+        ("TRUNKLINE_NATS_MONITORING", format!("127.0.0.1:{monitoring_port}")),
         ("TRUNKLINE_NATS_STORE", quoted(&folder.join("jetstream"))),
         ("TRUNKLINE_NATS_SYNC_INTERVAL", sync.sync_interval().into()),
     ];
@@ -100,13 +93,11 @@ pub fn prepare(options: &Options<'_>) -> Result<Spec> {
         instance: 1,
         program: options.program.program.clone(),
         args: vec!["--config".into(), folder.join("nats-server.conf").into()],
-        env: env
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), OsString::from(value)))
-            .collect(),
+        env: env.into_iter().map(|(name, value)| (name.to_owned(), OsString::from(value))).collect(),
         sockets: Vec::new(),
         user: None,
         log: options.log.clone(),
+        run_folder: options.run_folder.clone(),
         readiness: Readiness::Probe(probe(*port, *monitoring_port)),
         stop_signal: Signal::TERM,
         stop_within: STOP_WITHIN,
@@ -127,13 +118,7 @@ pub fn write_configuration(folder: &Path, users: &str) -> Result<()> {
 
 /// A value of nats-server's configuration language that may hold spaces.
 fn quoted(path: &Path) -> String {
-    format!(
-        "\"{}\"",
-        path.display()
-            .to_string()
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"")
-    )
+    format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// Whether the server greets a client and JetStream has recovered its streams.
@@ -142,21 +127,11 @@ fn probe(port: u16, monitoring_port: u16) -> Probe {
         async move {
             let check = async {
                 let mut greeting = [0; 5];
-                tokio::net::TcpStream::connect(("127.0.0.1", port))
-                    .await
-                    .ok()?
-                    .read_exact(&mut greeting)
-                    .await
-                    .ok()?;
-                let health = reqwest::get(format!("http://127.0.0.1:{monitoring_port}/healthz"))
-                    .await
-                    .ok()?;
+                tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?.read_exact(&mut greeting).await.ok()?;
+                let health = reqwest::get(format!("http://127.0.0.1:{monitoring_port}/healthz")).await.ok()?;
                 (greeting == *b"INFO " && health.status().is_success()).then_some(())
             };
-            matches!(
-                tokio::time::timeout(CONNECT_WITHIN, check).await,
-                Ok(Some(()))
-            )
+            matches!(tokio::time::timeout(CONNECT_WITHIN, check).await, Ok(Some(())))
         }
         .boxed()
     })
@@ -167,12 +142,7 @@ fn probe(port: u16, monitoring_port: u16) -> Probe {
 /// # Errors
 /// When it does not answer in JSON within five seconds.
 pub async fn monitoring(url: &str, endpoint: &str) -> Result<serde_json::Value> {
-    let ask = async {
-        reqwest::get(format!("{url}/{endpoint}"))
-            .await?
-            .json()
-            .await
-    };
+    let ask = async { reqwest::get(format!("{url}/{endpoint}")).await?.json().await };
     tokio::time::timeout(Duration::from_secs(5), ask)
         .await
         .with_context(|| format!("{url}/{endpoint} does not answer"))?

@@ -76,52 +76,29 @@ impl Declaration {
         let mut changes = Changes::default();
         for stream in &self.streams {
             let name = text(&stream.config, "name")?;
-            stream
-                .apply(client, name, apply, &mut changes)
-                .await
-                .with_context(|| format!("stream {name}"))?;
+            stream.apply(client, name, apply, &mut changes).await.with_context(|| format!("stream {name}"))?;
         }
         Ok(changes)
     }
 }
 
 impl Stream {
-    async fn apply(
-        &self,
-        client: &Client,
-        name: &str,
-        apply: bool,
-        changes: &mut Changes,
-    ) -> Result<()> {
+    async fn apply(&self, client: &Client, name: &str, apply: bool, changes: &mut Changes) -> Result<()> {
         match find(client, &format!("STREAM.INFO.{name}"), STREAM_NOT_FOUND).await? {
             None => {
-                changes
-                    .0
-                    .push(format!("stream {name}: missing, to be made"));
+                changes.0.push(format!("stream {name}: missing, to be made"));
                 if !apply {
                     return Ok(());
                 }
-                request(
-                    client,
-                    &format!("STREAM.CREATE.{name}"),
-                    &Value::Object(self.config.clone()),
-                )
-                .await?;
+                request(client, &format!("STREAM.CREATE.{name}"), &Value::Object(self.config.clone())).await?;
             }
             Some(current) => {
                 let differences = differences(&self.config, &current);
                 if !differences.is_empty() {
-                    changes
-                        .0
-                        .push(format!("stream {name}: {}", differences.join(", ")));
+                    changes.0.push(format!("stream {name}: {}", differences.join(", ")));
                     if apply {
                         refuse_loss(&self.config, &current)?;
-                        request(
-                            client,
-                            &format!("STREAM.UPDATE.{name}"),
-                            &merged(&self.config, current),
-                        )
-                        .await?;
+                        request(client, &format!("STREAM.UPDATE.{name}"), &merged(&self.config, current)).await?;
                     }
                 }
             }
@@ -144,17 +121,9 @@ async fn consumer(
     apply: bool,
     changes: &mut Changes,
 ) -> Result<()> {
-    let (action, config) = match find(
-        client,
-        &format!("CONSUMER.INFO.{stream}.{durable}"),
-        CONSUMER_NOT_FOUND,
-    )
-    .await?
-    {
+    let (action, config) = match find(client, &format!("CONSUMER.INFO.{stream}.{durable}"), CONSUMER_NOT_FOUND).await? {
         None => {
-            changes
-                .0
-                .push(format!("consumer {stream}/{durable}: missing, to be made"));
+            changes.0.push(format!("consumer {stream}/{durable}: missing, to be made"));
             ("create", Value::Object(config.clone()))
         }
         Some(current) => {
@@ -162,21 +131,13 @@ async fn consumer(
             if differences.is_empty() {
                 return Ok(());
             }
-            changes.0.push(format!(
-                "consumer {stream}/{durable}: {}",
-                differences.join(", ")
-            ));
+            changes.0.push(format!("consumer {stream}/{durable}: {}", differences.join(", ")));
             ("update", merged(config, current))
         }
     };
     if apply {
         let body = json!({ "stream_name": stream, "config": config, "action": action });
-        request(
-            client,
-            &format!("CONSUMER.CREATE.{stream}.{durable}"),
-            &body,
-        )
-        .await?;
+        request(client, &format!("CONSUMER.CREATE.{stream}.{durable}"), &body).await?;
     }
     Ok(())
 }
@@ -186,12 +147,7 @@ fn differences(declared: &Map<String, Value>, current: &Map<String, Value>) -> V
     declared
         .iter()
         .filter(|(field, value)| !same(value, current.get(*field), field))
-        .map(|(field, value)| {
-            format!(
-                "{field} is {} instead of {value}",
-                current.get(field).unwrap_or(&Value::Null)
-            )
-        })
+        .map(|(field, value)| format!("{field} is {} instead of {value}", current.get(field).unwrap_or(&Value::Null)))
         .collect()
 }
 
@@ -220,12 +176,7 @@ fn refuse_loss(declared: &Map<String, Value>, current: &Map<String, Value>) -> R
     let mut lossy = Vec::new();
     for field in ["max_age", "max_bytes", "max_msgs", "max_msgs_per_subject"] {
         // Zero and -1 mean unlimited.
-        let limit = |config: &Map<String, Value>| {
-            config
-                .get(field)
-                .and_then(Value::as_i64)
-                .filter(|limit| *limit > 0)
-        };
+        let limit = |config: &Map<String, Value>| config.get(field).and_then(Value::as_i64).filter(|limit| *limit > 0);
         if let Some(new) = limit(declared)
             && limit(current).is_none_or(|old| new < old)
         {
@@ -233,24 +184,14 @@ fn refuse_loss(declared: &Map<String, Value>, current: &Map<String, Value>) -> R
         }
     }
     for field in ["deny_delete", "deny_purge"] {
-        if declared.get(field) == Some(&Value::Bool(false))
-            && current.get(field) == Some(&Value::Bool(true))
-        {
+        if declared.get(field) == Some(&Value::Bool(false)) && current.get(field) == Some(&Value::Bool(true)) {
             lossy.push(format!("{field} would be taken away"));
         }
     }
-    let subjects = |config: &Map<String, Value>| {
-        config
-            .get("subjects")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default()
-    };
+    let subjects =
+        |config: &Map<String, Value>| config.get("subjects").and_then(Value::as_array).cloned().unwrap_or_default();
     let kept = subjects(declared);
-    for gone in subjects(current)
-        .iter()
-        .filter(|subject| !kept.contains(subject))
-    {
+    for gone in subjects(current).iter().filter(|subject| !kept.contains(subject)) {
         lossy.push(format!("subject {gone} would be taken away"));
     }
     if lossy.is_empty() {
@@ -269,13 +210,7 @@ async fn find(client: &Client, api: &str, not_found: u64) -> Result<Option<Map<S
             Some(Value::Object(config)) => Ok(Some(config)),
             _ => bail!("the server's answer to {api} has no config"),
         },
-        Err(error)
-            if error
-                .downcast_ref::<ApiError>()
-                .is_some_and(|error| error.err_code == not_found) =>
-        {
-            Ok(None)
-        }
+        Err(error) if error.downcast_ref::<ApiError>().is_some_and(|error| error.err_code == not_found) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -300,10 +235,7 @@ async fn request(client: &Client, api: &str, body: &Value) -> Result<Value> {
     let subject = format!("$JS.API.{api}");
     let payload = serde_json::to_vec(body)?;
     for _ in 0..TRIES_MAX {
-        let answer = match client
-            .request(subject.clone(), payload.clone().into())
-            .await
-        {
+        let answer = match client.request(subject.clone(), payload.clone().into()).await {
             Ok(answer) => answer,
             Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
                 tokio::time::sleep(TRY_INTERVAL).await;
@@ -311,8 +243,8 @@ async fn request(client: &Client, api: &str, body: &Value) -> Result<Value> {
             }
             Err(error) => return Err(error).with_context(|| format!("asking {subject}")),
         };
-        let mut answer: Value = serde_json::from_slice(&answer.payload)
-            .with_context(|| format!("the answer to {subject}"))?;
+        let mut answer: Value =
+            serde_json::from_slice(&answer.payload).with_context(|| format!("the answer to {subject}"))?;
         match answer.get_mut("error").map(Value::take) {
             None => return Ok(answer),
             Some(error) => {
@@ -324,14 +256,9 @@ async fn request(client: &Client, api: &str, body: &Value) -> Result<Value> {
             }
         }
     }
-    Err(anyhow!(
-        "JetStream is not available; is it enabled for this account?"
-    ))
+    Err(anyhow!("JetStream is not available; is it enabled for this account?"))
 }
 
 fn text<'a>(config: &'a Map<String, Value>, field: &str) -> Result<&'a str> {
-    config
-        .get(field)
-        .and_then(Value::as_str)
-        .with_context(|| format!("the declaration lacks {field}"))
+    config.get(field).and_then(Value::as_str).with_context(|| format!("the declaration lacks {field}"))
 }

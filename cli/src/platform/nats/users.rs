@@ -1,31 +1,16 @@
 //! The broker's users: an nkey each, and what the contract lets each do.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use nkeys::KeyPair;
 
-use super::super::{contract, secrets};
+use super::super::secrets;
 
 /// The account of a platform that has the server for itself.
 pub const ACCOUNT: &str = "TRUNKLINE";
-/// Declares streams and consumers, and does nothing else.
-pub const PROVISION: &str = "provision";
-
-/// What the provisioning user may publish: it makes and changes streams and consumers, and cannot delete or purge any.
-const PROVISION_PUBLISH: &[&str] = &[
-    "$JS.API.INFO",
-    "$JS.API.STREAM.CREATE.*",
-    "$JS.API.STREAM.UPDATE.*",
-    "$JS.API.STREAM.INFO.*",
-    "$JS.API.STREAM.NAMES",
-    "$JS.API.STREAM.LIST",
-    "$JS.API.CONSUMER.CREATE.>",
-    "$JS.API.CONSUMER.INFO.*.*",
-    "$JS.API.CONSUMER.NAMES.*",
-    "$JS.API.CONSUMER.LIST.*",
-];
 
 /// One account and where the seeds of its users lie.
 #[derive(Clone, Debug)]
@@ -43,14 +28,6 @@ impl Account {
     }
 }
 
-/// Every user of an account, in a fixed order.
-pub fn names() -> Vec<&'static str> {
-    contract::services()
-        .into_iter()
-        .chain(["gateway", "ops", PROVISION])
-        .collect()
-}
-
 /// Renders `users.conf` for the accounts, making the seeds that are missing.
 ///
 /// # Errors
@@ -63,19 +40,15 @@ pub fn render(accounts: &[Account]) -> Result<String> {
     );
     for account in accounts {
         secrets::private_folder(&account.keys)?;
-        writeln!(
-            text,
-            "  {} {{\n    jetstream: enabled\n    users: [",
-            account.name
-        )?;
-        for user in names() {
+        writeln!(text, "  {} {{\n    jetstream: enabled\n    users: [", account.name)?;
+        for user in subjects::broker::users() {
             let key = public_key(&account.key_file(user))?;
-            let (publish, subscribe) = permissions(user);
+            let rights = subjects::broker::permissions(user).expect("the contract knows its own users");
             writeln!(
                 text,
                 "      # {user}\n      {{ nkey: {key}, permissions: {{\n        publish: {{ allow: [{}] }}\n        subscribe: {{ allow: [{}] }}\n      }} }}",
-                list(&publish),
-                list(&subscribe)
+                list(&rights.publish),
+                list(&rights.subscribe)
             )?;
         }
         text.push_str("    ]\n  }\n");
@@ -84,23 +57,8 @@ pub fn render(accounts: &[Account]) -> Result<String> {
     Ok(text)
 }
 
-fn permissions(user: &str) -> (Vec<String>, Vec<String>) {
-    if user == PROVISION {
-        let publish = PROVISION_PUBLISH
-            .iter()
-            .map(|subject| (*subject).to_owned())
-            .collect();
-        return (publish, vec![format!("_INBOX.{PROVISION}.>")]);
-    }
-    contract::permissions(user)
-}
-
-fn list(subjects: &[String]) -> String {
-    subjects
-        .iter()
-        .map(|subject| format!("\"{subject}\""))
-        .collect::<Vec<_>>()
-        .join(", ")
+fn list(subjects: &BTreeSet<String>) -> String {
+    subjects.iter().map(|subject| format!("\"{subject}\"")).collect::<Vec<_>>().join(", ")
 }
 
 /// The public key of the seed in `file`; a missing or empty file gets a new seed.
@@ -115,8 +73,7 @@ fn public_key(file: &Path) -> Result<String> {
         secrets::write_private(file, format!("{}\n", pair.seed()?).as_bytes())?;
         pair
     } else {
-        KeyPair::from_seed(&text)
-            .with_context(|| format!("{} holds no nkey seed", file.display()))?
+        KeyPair::from_seed(&text).with_context(|| format!("{} holds no nkey seed", file.display()))?
     };
     Ok(pair.public_key())
 }
