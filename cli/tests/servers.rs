@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
 use sqlx::Connection as _;
 use subjects::broker::PROVISION;
 use trunkline::platform::Signal;
@@ -45,7 +44,7 @@ async fn servers_take_the_declaration_once_and_survive_a_kill() {
         .unwrap();
     }
     let mut connection =
-        sqlx::PgConnection::connect(servers.databases().superuser_url("postgres").expose_secret()).await.unwrap();
+        sqlx::PgConnection::connect(servers.databases().superuser_url("postgres").expose()).await.unwrap();
     connection.ping().await.unwrap();
     connection.close().await.unwrap();
 

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
 use super::secrets;
@@ -91,7 +90,7 @@ impl AdminFile {
         if self.path.exists() {
             return Ok((self.read()?, false));
         }
-        let password = secrets::password()?.expose_secret().to_owned();
+        let password = secrets::password()?.expose().to_owned();
         let admin = Admin { email: EMAIL.to_owned(), password, ..Admin::default() };
         self.write(&admin)?;
         Ok((admin, true))

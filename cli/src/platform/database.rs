@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use kernel::data::migrations::{self, Migrated};
 use kernel::data::provision::{self, Provision, ServiceRoles};
-use secrecy::{ExposeSecret as _, SecretString};
+use kernel::settings::Secret;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::secrets;
@@ -18,7 +18,7 @@ const CONNECTIONS_PER_SERVICE_MAX: i32 = 40;
 /// A PostgreSQL server and the passwords of our roles on it.
 #[derive(Clone)]
 pub struct Databases {
-    superuser_url: SecretString,
+    superuser_url: Secret,
     secrets: PathBuf,
     server_is_ours: bool,
     connections_per_service_max: i32,
@@ -26,7 +26,7 @@ pub struct Databases {
 
 impl Databases {
     /// The server behind `superuser_url`; the roles' passwords are kept, and made when missing, in the folder `secrets`.
-    pub fn new(superuser_url: SecretString, secrets: &Path, server_is_ours: bool) -> Self {
+    pub fn new(superuser_url: Secret, secrets: &Path, server_is_ours: bool) -> Self {
         Self {
             superuser_url,
             secrets: secrets.to_owned(),
@@ -42,7 +42,7 @@ impl Databases {
     }
 
     /// The superuser's URL of a database.
-    pub fn superuser_url(&self, database: &str) -> SecretString {
+    pub fn superuser_url(&self, database: &str) -> Secret {
         rewritten(&self.superuser_url, None, database)
     }
 
@@ -50,7 +50,7 @@ impl Databases {
     ///
     /// # Errors
     /// When its password cannot be read or made.
-    pub fn url(&self, role: &str, database: &str) -> Result<SecretString> {
+    pub fn url(&self, role: &str, database: &str) -> Result<Secret> {
         Ok(rewritten(&self.superuser_url, Some((role, &self.password(role)?)), database))
     }
 
@@ -109,14 +109,14 @@ impl Databases {
     }
 
     async fn run(&self, statements: Vec<String>) -> Result<()> {
-        let mut connection = PgConnection::connect(self.superuser_url.expose_secret()).await?;
+        let mut connection = PgConnection::connect(self.superuser_url.expose()).await?;
         for statement in statements {
             sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
         }
         Ok(connection.close().await?)
     }
 
-    fn password(&self, role: &str) -> Result<SecretString> {
+    fn password(&self, role: &str) -> Result<Secret> {
         secrets::keep(&self.secrets.join(role), secrets::password)
     }
 }
@@ -126,18 +126,18 @@ fn owner(service: &str) -> String {
 }
 
 /// The URL with another database, and with another user where one is given.
-fn rewritten(url: &SecretString, user: Option<(&str, &SecretString)>, database: &str) -> SecretString {
-    let url = url.expose_secret();
+fn rewritten(url: &Secret, user: Option<(&str, &Secret)>, database: &str) -> Secret {
+    let url = url.expose();
     let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));
     let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
     let authority = rest.split_once('/').map_or(rest, |(authority, _)| authority);
     let (credentials, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
     let credentials = match user {
-        Some((role, password)) => format!("{role}:{}@", password.expose_secret()),
+        Some((role, password)) => format!("{role}:{}@", password.expose()),
         None => credentials.map(|credentials| format!("{credentials}@")).unwrap_or_default(),
     };
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    format!("{scheme}://{credentials}{host}/{database}{query}").into()
+    Secret::new(format!("{scheme}://{credentials}{host}/{database}{query}"))
 }
 
 #[cfg(test)]
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn user_and_database_of_a_url_are_swapped() {
-        let password = SecretString::from("secret");
+        let password = Secret::new("secret");
         for (url, superuser, role) in [
             ("postgres://p:w@h:1/postgres", "postgres://p:w@h:1/trunkline", "postgres://auth:secret@h:1/trunkline"),
             ("postgres://p:w%40@h:1", "postgres://p:w%40@h:1/trunkline", "postgres://auth:secret@h:1/trunkline"),
@@ -156,9 +156,9 @@ mod tests {
                 "postgres://auth:secret@h/trunkline?sslmode=require",
             ),
         ] {
-            let url = SecretString::from(url);
-            assert_eq!(rewritten(&url, None, "trunkline").expose_secret(), superuser);
-            assert_eq!(rewritten(&url, Some(("auth", &password)), "trunkline").expose_secret(), role);
+            let url = Secret::new(url);
+            assert_eq!(rewritten(&url, None, "trunkline").expose(), superuser);
+            assert_eq!(rewritten(&url, Some(("auth", &password)), "trunkline").expose(), role);
         }
     }
 }

@@ -192,9 +192,8 @@ impl Deployment {
         set("TRUNKLINE_INSTANCE", instance.to_string().into());
         set("TRUNKLINE_STATUS_FILE", status.into());
         if !is_gateway(name) {
-            use secrecy::ExposeSecret as _;
             let url = options.databases.url(name, &options.database)?;
-            set("TRUNKLINE_DATABASE_URL", url.expose_secret().into());
+            set("TRUNKLINE_DATABASE_URL", url.expose().into());
         }
         match name {
             "auth" => _ = set("TRUNKLINE_KEY_FILE", key_file(&options.folder).into()),

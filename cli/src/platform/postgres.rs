@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use futures::FutureExt as _;
+use kernel::settings::Secret;
 use rustix::process::Signal;
-use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{Connection as _, PgConnection};
 
 use super::binaries::PostgresPrograms;
@@ -37,7 +37,7 @@ pub struct Options<'a> {
     /// Where it listens, on 127.0.0.1.
     pub port: u16,
     /// The superuser's password.
-    pub password: &'a SecretString,
+    pub password: &'a Secret,
     /// Connections it takes at most.
     pub connections_max: u32,
     /// Its log.
@@ -74,8 +74,8 @@ pub fn data_major(folder: &Path) -> Option<u32> {
 }
 
 /// The superuser's URL of a database.
-pub fn url(port: u16, password: &SecretString, database: &str) -> SecretString {
-    format!("postgres://{SUPERUSER}:{}@127.0.0.1:{port}/{database}", password.expose_secret()).into()
+pub fn url(port: u16, password: &Secret, database: &str) -> Secret {
+    Secret::new(format!("postgres://{SUPERUSER}:{}@127.0.0.1:{port}/{database}", password.expose()))
 }
 
 /// Makes the data folder where there is none, clears what a killed server left, and says how to start the server.
@@ -126,12 +126,12 @@ pub fn prepare(options: &Options<'_>) -> Result<Spec> {
 }
 
 /// Whether the server lets us in and answers a query.
-fn probe(url: SecretString) -> Probe {
+fn probe(url: Secret) -> Probe {
     Arc::new(move || {
         let url = url.clone();
         async move {
             let connect = async {
-                let mut connection = PgConnection::connect(url.expose_secret()).await?;
+                let mut connection = PgConnection::connect(url.expose()).await?;
                 connection.ping().await?;
                 connection.close().await
             };
@@ -141,7 +141,7 @@ fn probe(url: SecretString) -> Probe {
     })
 }
 
-fn init(programs: &PostgresPrograms, folder: &Path, user: Option<User>, password: &SecretString) -> Result<()> {
+fn init(programs: &PostgresPrograms, folder: &Path, user: Option<User>, password: &Secret) -> Result<()> {
     // A killed initdb leaves a folder without PG_VERSION or with half of the rest, so the work is done beside and renamed.
     let parent = folder.parent().context("the data folder has a parent")?;
     let making = parent.join(".postgres-making");
@@ -151,7 +151,7 @@ fn init(programs: &PostgresPrograms, folder: &Path, user: Option<User>, password
     secrets::private_folder(&making)?;
     let data = making.join("data");
     let password_file = making.join("password");
-    secrets::write_private(&password_file, format!("{}\n", password.expose_secret()).as_bytes())?;
+    secrets::write_private(&password_file, format!("{}\n", password.expose()).as_bytes())?;
     if let Some(user) = user {
         for path in [&making, &password_file] {
             std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))

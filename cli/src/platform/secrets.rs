@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use secrecy::{ExposeSecret as _, SecretString};
+use kernel::settings::Secret;
 
 /// Length of a generated password: 32 letters and digits are 190 bits.
 const PASSWORD_CHARACTERS: usize = 32;
@@ -25,7 +25,7 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
 ///
 /// # Errors
 /// As [`random`].
-pub fn password() -> Result<SecretString> {
+pub fn password() -> Result<Secret> {
     const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let mut text = String::with_capacity(PASSWORD_CHARACTERS);
     while text.len() < PASSWORD_CHARACTERS {
@@ -35,29 +35,29 @@ pub fn password() -> Result<SecretString> {
             text.push(char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
         }
     }
-    Ok(text.into())
+    Ok(Secret::new(text))
 }
 
 /// 32 random bytes in hexadecimal.
 ///
 /// # Errors
 /// As [`random`].
-pub fn key() -> Result<SecretString> {
-    Ok(random::<32>()?.map(|byte| format!("{byte:02x}")).concat().into())
+pub fn key() -> Result<Secret> {
+    Ok(Secret::new(random::<32>()?.map(|byte| format!("{byte:02x}")).concat()))
 }
 
 /// Reads the secret at `path`, or makes it by `create` and stores it there (0600).
 ///
 /// # Errors
 /// When the file can be neither read nor written.
-pub fn keep(path: &Path, create: impl FnOnce() -> Result<SecretString>) -> Result<SecretString> {
+pub fn keep(path: &Path, create: impl FnOnce() -> Result<Secret>) -> Result<Secret> {
     match std::fs::read_to_string(path) {
-        Ok(text) => return Ok(text.trim().to_owned().into()),
+        Ok(text) => return Ok(Secret::new(text.trim())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
     }
     let secret = create()?;
-    write_private(path, format!("{}\n", secret.expose_secret()).as_bytes())?;
+    write_private(path, format!("{}\n", secret.expose()).as_bytes())?;
     Ok(secret)
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use secrecy::SecretString;
+use kernel::settings::Secret;
 
 use super::database::Databases;
 use super::nats::{self, SyncMode, users::Account};
@@ -40,7 +40,7 @@ pub struct Options {
     /// A NATS server that runs already and has our users.
     pub nats_url: Option<String>,
     /// The superuser's URL of a PostgreSQL that runs already.
-    pub postgres_url: Option<SecretString>,
+    pub postgres_url: Option<Secret>,
     /// Removes the data folder when this process ends, however it ends.
     pub temporary: bool,
     /// Where progress is told.
@@ -86,7 +86,7 @@ pub struct Servers {
     accounts: Vec<Account>,
     nats_url: String,
     monitoring_url: Option<String>,
-    postgres_url: SecretString,
+    postgres_url: Secret,
     nats: Option<Process>,
     postgres: Option<Process>,
     supervisor: Supervisor,
@@ -217,7 +217,7 @@ fn start_nats(options: &Options, data: &Path, users: &str, supervisor: &Supervis
     Ok((supervisor.spawn(spec), port, monitoring_port))
 }
 
-fn start_postgres(options: &Options, data: &Path, supervisor: &Supervisor) -> Result<(Process, SecretString)> {
+fn start_postgres(options: &Options, data: &Path, supervisor: &Supervisor) -> Result<(Process, Secret)> {
     let user: Option<User> = postgres::user()?;
     folders::check_reachable(data, user, "data folder")?;
     let folder = data.join("postgres");
