@@ -67,6 +67,10 @@ impl Origin {
         }
     }
 
+    pub(super) fn act_as_user(&mut self, id: &str) {
+        self.actor = Actor { r#type: actor::Type::User.into(), id: id.to_owned() };
+    }
+
     pub(super) fn now(&self) -> DateTime<Utc> {
         self.clock.now()
     }

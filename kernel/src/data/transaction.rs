@@ -34,6 +34,12 @@ impl Transaction {
         Self { inner, database, origin: Origin::new(cx), filled_outbox: false, span }
     }
 
+    /// Makes this user the actor of what is published and recorded from here on: for a request without an access token by
+    /// which somebody has shown who they are.
+    pub fn act_as_user(&mut self, user_id: &str) {
+        self.origin.act_as_user(user_id);
+    }
+
     /// Publishes an event and writes the record of its action to the audit log, both when the transaction commits.
     ///
     /// Fails with 500 when the event is larger than the outbox takes ([`outbox::PAYLOAD_BYTES_MAX`]).
