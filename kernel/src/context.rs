@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{Clock, Error, Ids, Random, Result, TraceContext};
+use crate::{Claims, Clock, Error, Ids, Random, Result, TraceContext};
 
 /// Everything about one request, or about one thing a service does for itself.
 #[derive(Debug)]
@@ -33,25 +33,6 @@ pub struct Client {
     pub address: String,
     /// `User-Agent`, or empty.
     pub user_agent: String,
-}
-
-/// The claims of a verified access token (RFC 9068 §2.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claims {
-    /// The user's id.
-    pub sub: String,
-    /// The session's id.
-    pub sid: String,
-    /// The token's id.
-    pub jti: String,
-    /// The client that asked for the token.
-    pub client_id: String,
-    /// Names of the roles the user had when the token was made.
-    pub roles: Vec<String>,
-    /// Seconds since 1970 at which the token was made.
-    pub iat: i64,
-    /// Seconds since 1970 from which on the token does not count.
-    pub exp: i64,
 }
 
 /// Who acts.

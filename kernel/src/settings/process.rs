@@ -8,9 +8,9 @@ use std::time::Duration;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
-use tracing_subscriber::EnvFilter;
 
 use super::{Secret, Settings};
+use crate::telemetry;
 
 /// The process's own settings, at the top level.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,13 +73,15 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Nats {
-    /// How often the server is asked for a sign of life; it counts as gone after the second missed one. 100 to 60,000,
-    /// default 2,000.
+    /// How often the server is asked for a sign of life; it counts as gone when two have been missed, after three
+    /// times this. 100 to 60,000, default 1,000.
     pub ping_interval_ms: u32,
     /// How long one attempt to connect may take. 100 to 60,000, default 2,000.
     pub connect_timeout_ms: u32,
     /// The longest pause between two attempts. 10 to 60,000, default 2,000.
     pub reconnect_delay_max_ms: u32,
+    /// Certificates (PEM) of the authorities that may vouch for the servers; given, the connection is TLS only.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The connections to PostgreSQL.
@@ -147,7 +149,7 @@ impl Default for Log {
 
 impl Default for Nats {
     fn default() -> Self {
-        Self { ping_interval_ms: 2_000, connect_timeout_ms: 2_000, reconnect_delay_max_ms: 2_000 }
+        Self { ping_interval_ms: 1_000, connect_timeout_ms: 2_000, reconnect_delay_max_ms: 2_000, ca_file: None }
     }
 }
 
@@ -208,13 +210,15 @@ impl Settings for Process {
                 faults.push(format!("{name} is not a PostgreSQL URL"));
             }
         }
-        if let Some(Err(fault)) = self.key_file.as_deref().map(read) {
-            faults.push(format!("key_file {fault}"));
+        for (name, file) in [("key_file", &self.key_file), ("nats.ca_file", &self.nats.ca_file)] {
+            if let Some(Err(fault)) = file.as_deref().map(read) {
+                faults.push(format!("{name} {fault}"));
+            }
         }
         if !is_name(&self.instance) {
             faults.push("instance must be 1 to 64 of A-Z, a-z, 0-9, _ and -".to_owned());
         }
-        if EnvFilter::try_new(&self.log.level).is_err() {
+        if telemetry::level_filter(&self.log.level).is_err() {
             faults.push("log.level is neither a level nor a list of directives".to_owned());
         }
         for (name, value) in [("tokens.issuer", &self.tokens.issuer), ("tokens.audience", &self.tokens.audience)] {
