@@ -1,3 +1,4 @@
-//! The platform on one machine, as a library: what `trunkline` does, for the command itself and for tests.
+//! The platform on one machine: what the `trunkline` command does, as a library for the command itself and for tests.
 
+pub mod command;
 pub mod platform;

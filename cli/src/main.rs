@@ -1,2 +1,9 @@
 //! The trunkline command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    trunkline::command::run(trunkline::command::Cli::parse())
+}

@@ -74,7 +74,7 @@ impl Deployment {
         for folder in ["logs", "run", "secrets"] {
             secrets::private_folder(&options.folder.join(folder))?;
         }
-        let supervisor = Supervisor::start(&options.folder.join("run"), None)?;
+        let supervisor = Supervisor::start(None)?;
         let (_, first_start) = AdminFile::in_folder(&options.folder).read_or_create()?;
         secrets::keep(&key_file(&options.folder), secrets::key)?;
         let mut deployment = Self { public: None, processes: Vec::new(), supervisor, first_start, options };

@@ -82,10 +82,10 @@ pub fn url(port: u16, password: &Secret, database: &str) -> Secret {
 ///
 /// # Errors
 /// When `initdb` fails, with what it said.
-pub fn prepare(options: &Options<'_>) -> Result<Spec> {
+pub async fn prepare(options: &Options<'_>) -> Result<Spec> {
     let Options { programs, folder, user, port, password, .. } = options;
     if data_major(folder).is_none() {
-        init(programs, folder, *user, password)?;
+        init(programs, folder, *user, password).await?;
     }
     clear_stale_lock(folder)?;
     let mut args: Vec<std::ffi::OsString> = vec!["-D".into(), folder.into()];
@@ -141,7 +141,7 @@ fn probe(url: Secret) -> Probe {
     })
 }
 
-fn init(programs: &PostgresPrograms, folder: &Path, user: Option<User>, password: &Secret) -> Result<()> {
+async fn init(programs: &PostgresPrograms, folder: &Path, user: Option<User>, password: &Secret) -> Result<()> {
     // A killed initdb leaves a folder without PG_VERSION or with half of the rest, so the work is done beside and renamed.
     let parent = folder.parent().context("the data folder has a parent")?;
     let making = parent.join(".postgres-making");
@@ -158,7 +158,7 @@ fn init(programs: &PostgresPrograms, folder: &Path, user: Option<User>, password
                 .with_context(|| format!("giving {} to PostgreSQL's user", path.display()))?;
         }
     }
-    let mut command = Command::new(programs.folder.join("initdb"));
+    let mut command = tokio::process::Command::new(programs.folder.join("initdb"));
     command
         .arg("--pgdata")
         .arg(&data)
@@ -166,12 +166,12 @@ fn init(programs: &PostgresPrograms, folder: &Path, user: Option<User>, password
         .arg("--pwfile")
         .arg(&password_file)
         .current_dir("/")
-        .stdin(Stdio::null());
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     if let Some(user) = user {
-        use std::os::unix::process::CommandExt as _;
         command.uid(user.uid).gid(user.gid);
     }
-    let output = command.output().with_context(|| format!("starting initdb in {}", programs.folder.display()))?;
+    let output = command.output().await.with_context(|| format!("starting initdb in {}", programs.folder.display()))?;
     if !output.status.success() {
         bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

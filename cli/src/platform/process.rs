@@ -146,6 +146,11 @@ pub(crate) fn start_time(pid: u32) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
+/// Whether there is such a process.
+pub(crate) fn is_running(pid: u32) -> bool {
+    start_time(pid).is_some()
+}
+
 fn open_log(path: &Path) -> std::io::Result<File> {
     if std::fs::metadata(path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
         std::fs::rename(path, path.with_extension("log.1"))?;

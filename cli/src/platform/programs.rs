@@ -1,9 +1,10 @@
 //! The services' executables: built by cargo in a repository, else found beside this one.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
+use tokio::process::Command;
 
 use super::terminal::Terminal;
 
@@ -29,10 +30,10 @@ impl Programs {
     ///
     /// # Errors
     /// When the build fails, or they are not where they should be.
-    pub fn find_or_build(terminal: Terminal) -> Result<Self> {
+    pub async fn find_or_build(terminal: Terminal) -> Result<Self> {
         let executable = std::env::current_exe().context("finding this program's own file")?;
         let programs = match Repository::of(&executable) {
-            Some(repository) => repository.build(terminal)?,
+            Some(repository) => repository.build(terminal).await?,
             None => Self { folder: executable.parent().context("an executable lies in a folder")?.to_owned() },
         };
         for name in names() {
@@ -82,7 +83,7 @@ impl Repository {
         Some(Self { manifest: root.join("Cargo.toml"), target: target.to_owned(), profile: profile.to_owned() })
     }
 
-    fn build(&self, terminal: Terminal) -> Result<Programs> {
+    async fn build(&self, terminal: Terminal) -> Result<Programs> {
         // Cargo's name of the profile whose folder is `debug`.
         let profile = if self.profile == "debug" { "dev" } else { &self.profile };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -92,13 +93,13 @@ impl Repository {
         for name in names() {
             command.args(["--package", name, "--bin", name]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         let (succeeded, errors) = if terminal == Terminal::Silent {
-            let output = command.arg("--quiet").output();
+            let output = command.arg("--quiet").output().await;
             let output = output.with_context(|| format!("running {}", cargo.display()))?;
             (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
         } else {
-            (command.status().with_context(|| format!("running {}", cargo.display()))?.success(), String::new())
+            (command.status().await.with_context(|| format!("running {}", cargo.display()))?.success(), String::new())
         };
         if !succeeded {
             bail!("the services could not be built\n{errors}");

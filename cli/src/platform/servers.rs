@@ -13,7 +13,7 @@ use super::database::Databases;
 use super::nats::{self, SyncMode, users::Account};
 use super::ports::Port;
 use super::process::User;
-use super::supervisor::{Process, Supervisor};
+use super::supervisor::{Process, Supervisor, end_left_behind};
 use super::terminal::Terminal;
 use super::{binaries, folders, postgres, secrets};
 
@@ -105,17 +105,18 @@ impl Servers {
         for folder in ["logs", "nkeys", "secrets", "run"] {
             secrets::private_folder(&data.join(folder))?;
         }
-        let supervisor = Supervisor::start(&data.join("run"), options.temporary.then_some(data.as_path()))?;
+        end_left_behind(&data.join("run"))?;
+        let supervisor = Supervisor::start(options.temporary.then_some(data.as_path()))?;
         let accounts = accounts(&data, &options.accounts);
         let users = nats::users::render(&accounts)?;
 
         let nats = match &options.nats_url {
             Some(_) => None,
-            None => Some(start_nats(&options, &data, &users, &supervisor)?),
+            None => Some(start_nats(&options, &data, &users, &supervisor).await?),
         };
         let postgres = match &options.postgres_url {
             Some(_) => None,
-            None => Some(start_postgres(&options, &data, &supervisor)?),
+            None => Some(start_postgres(&options, &data, &supervisor).await?),
         };
         for process in [nats.as_ref().map(|(process, ..)| process), postgres.as_ref().map(|(process, _)| process)]
             .into_iter()
@@ -197,8 +198,13 @@ fn accounts(data: &Path, names: &[String]) -> Vec<Account> {
         .collect()
 }
 
-fn start_nats(options: &Options, data: &Path, users: &str, supervisor: &Supervisor) -> Result<(Process, u16, u16)> {
-    let program = binaries::nats_server(&options.cache, options.terminal)?;
+async fn start_nats(
+    options: &Options,
+    data: &Path,
+    users: &str,
+    supervisor: &Supervisor,
+) -> Result<(Process, u16, u16)> {
+    let program = binaries::nats_server(&options.cache, options.terminal).await?;
     let (port, preferred) = options.nats_port.pick().context("the port of nats-server")?;
     if !preferred {
         options.terminal.say(&format!("port 4222 is taken: nats-server listens on {port}"));
@@ -217,14 +223,14 @@ fn start_nats(options: &Options, data: &Path, users: &str, supervisor: &Supervis
     Ok((supervisor.spawn(spec), port, monitoring_port))
 }
 
-fn start_postgres(options: &Options, data: &Path, supervisor: &Supervisor) -> Result<(Process, Secret)> {
+async fn start_postgres(options: &Options, data: &Path, supervisor: &Supervisor) -> Result<(Process, Secret)> {
     let user: Option<User> = postgres::user()?;
     folders::check_reachable(data, user, "data folder")?;
     let folder = data.join("postgres");
     if options.cache.exists() {
         folders::check_reachable(&options.cache, user, "cache folder")?;
     }
-    let programs = binaries::postgres(&options.cache, postgres::data_major(&folder), user, options.terminal)?;
+    let programs = binaries::postgres(&options.cache, postgres::data_major(&folder), user, options.terminal).await?;
     let (port, preferred) = options.postgres_port.pick().context("the port of PostgreSQL")?;
     if !preferred {
         options.terminal.say(&format!("port 5432 is taken: PostgreSQL listens on {port}"));
@@ -239,7 +245,8 @@ fn start_postgres(options: &Options, data: &Path, supervisor: &Supervisor) -> Re
         connections_max: options.postgres_connections_max,
         log: data.join("logs/postgres-1.log"),
         run_folder: data.join("run"),
-    })?;
+    })
+    .await?;
     Ok((supervisor.spawn(spec), postgres::url(port, &password, "postgres")))
 }
 

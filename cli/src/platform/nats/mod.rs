@@ -85,7 +85,7 @@ pub fn prepare(options: &Options<'_>) -> Result<Spec> {
     let env = [
         ("TRUNKLINE_NATS_LISTEN", format!("127.0.0.1:{port}")),
         ("TRUNKLINE_NATS_MONITORING", format!("127.0.0.1:{monitoring_port}")),
-        ("TRUNKLINE_NATS_STORE", quoted(&folder.join("jetstream"))),
+        ("TRUNKLINE_NATS_STORE", quoted(folder)),
         ("TRUNKLINE_NATS_SYNC_INTERVAL", sync.sync_interval().into()),
     ];
     Ok(Spec {

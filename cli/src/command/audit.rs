@@ -1,0 +1,115 @@
+//! `trunkline audit`: the log, read through the gateway.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::api::Session;
+use super::options::Data;
+use super::output::{cell, print, table};
+
+/// Entries in one answer of the API, at most.
+const PAGE_SIZE_MAX: usize = 500;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List who did what, oldest first as the log has it
+    List(List),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct List {
+    #[command(flatten)]
+    data: Data,
+    /// Only what this actor did: an id
+    #[arg(long, value_name = "ID")]
+    actor: Option<String>,
+    /// Only this action, for example auth.session.created
+    #[arg(long, value_name = "ACTION")]
+    action: Option<String>,
+    /// Only what was done to this: an id
+    #[arg(long, value_name = "ID")]
+    target: Option<String>,
+    /// Only what ended so: SUCCESS, DENIED or FAILURE
+    #[arg(long, value_name = "OUTCOME", ignore_case = true, value_parser = ["SUCCESS", "DENIED", "FAILURE"])]
+    outcome: Option<String>,
+    /// Only from this time on, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Only before this time, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// How many entries at most
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    /// One JSON object a line, with every field
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Page {
+    items: Vec<Value>,
+    #[serde(default)]
+    next_page_token: String,
+}
+
+pub(super) async fn run(command: Command) -> Result<()> {
+    let Command::List(list) = command;
+    let session = Session::open(&list.data).await?;
+    let filters = [
+        ("actor", &list.actor),
+        ("action", &list.action),
+        ("target", &list.target),
+        ("outcome", &list.outcome.as_ref().map(|outcome| outcome.to_ascii_uppercase())),
+        ("from", &list.from),
+        ("to", &list.to),
+    ];
+    let filters: Vec<(&str, String)> =
+        filters.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect();
+    let mut entries: Vec<Value> = Vec::new();
+    let mut page_token = String::new();
+    while entries.len() < list.limit {
+        let mut query = filters.clone();
+        query.push(("pageSize", (list.limit - entries.len()).min(PAGE_SIZE_MAX).to_string()));
+        if !page_token.is_empty() {
+            query.push(("pageToken", page_token));
+        }
+        let page: Page = session.get("/api/v1/audit/entries", &query).await?;
+        entries.extend(page.items);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    if list.json {
+        return entries.iter().try_for_each(|entry| print(&entry.to_string()));
+    }
+    if entries.is_empty() {
+        return print("no entries");
+    }
+    let heading = ["SEQUENCE", "TIME", "ACTION", "OUTCOME", "ACTOR", "TARGET", "ADDRESS"].map(str::to_owned).to_vec();
+    let rows: Vec<Vec<String>> = std::iter::once(heading).chain(entries.iter().map(row)).collect();
+    print(&table(&rows))?;
+    if page_token.is_empty() { Ok(()) } else { print(&format!("… and more; --limit shows more than {}", list.limit)) }
+}
+
+fn row(entry: &Value) -> Vec<String> {
+    let text = |value: &Value| cell(value.as_str().unwrap_or("-"));
+    let reference = |value: &Value| match (value["type"].as_str(), value["id"].as_str()) {
+        (Some(kind), Some(id)) if !id.is_empty() => cell(&format!("{kind}:{id}")),
+        (Some(kind), _) => cell(kind),
+        _ => "-".to_owned(),
+    };
+    vec![
+        text(&entry["sequence"]),
+        text(&entry["time"]),
+        text(&entry["action"]),
+        text(&entry["outcome"]),
+        reference(&entry["actor"]),
+        reference(&entry["target"]),
+        text(&entry["ipAddress"]),
+    ]
+}

@@ -1,0 +1,93 @@
+//! The command line: what can be asked, and who answers it.
+
+mod api;
+mod audit;
+mod doctor;
+mod migrate;
+mod nats;
+mod options;
+mod output;
+mod token;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use options::Data;
+
+/// The operational core of a product on one machine: sign-in, identity, audit and an API edge as services on NATS.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed (one line on standard error says why and what to do), 2 wrong usage."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the whole platform on this machine and keep it running until Ctrl-C
+    #[command(long_about = up::ABOUT)]
+    Up(up::Arguments),
+    /// Prepare a PostgreSQL server and bring every schema up to date
+    #[command(long_about = migrate::ABOUT)]
+    Migrate(migrate::Arguments),
+    /// The broker's configuration and streams
+    #[command(subcommand)]
+    Nats(nats::Command),
+    /// Print the OpenAPI 3.1 document of the HTTP API
+    Openapi,
+    /// Print an access token of the first administrator
+    ///
+    /// Signs in through the gateway of a running platform with the e-mail address and password in <data>/admin.json.
+    Token(OnData),
+    /// The audit log
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Look for what is wrong with a running platform
+    ///
+    /// Checks versions, the JetStream sync mode, streams and consumers against what is declared, schemas against the migrations,
+    /// every process, the gateway and the clocks. Exits with 1 when something is wrong.
+    Doctor(OnData),
+}
+
+#[derive(Args, Debug)]
+struct OnData {
+    #[command(flatten)]
+    data: Data,
+}
+
+/// Does what was asked for.
+pub fn run(cli: Cli) -> ExitCode {
+    output::log_warnings();
+    match execute(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<ExitCode> {
+    // Two threads: one may be busy with unpacking or making folders while the other sees signals.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let done = ExitCode::SUCCESS;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Up(arguments) => up::run(arguments).await.map(|()| done),
+            Command::Migrate(arguments) => migrate::run(arguments).await.map(|()| done),
+            Command::Nats(command) => nats::run(command).await.map(|()| done),
+            Command::Openapi => output::print(subjects::openapi::document().trim_end()).map(|()| done),
+            Command::Token(on) => token::run(&on.data).await.map(|()| done),
+            Command::Audit(command) => audit::run(command).await.map(|()| done),
+            Command::Doctor(on) => doctor::run(&on.data).await,
+        }
+    });
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,56 @@
+//! What the commands write: results on standard output, warnings and errors on standard error.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use anyhow::{Context as _, Result};
+use tracing_subscriber::filter::LevelFilter;
+
+/// Writes a result line.
+pub(super) fn print(line: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("writing to standard output")
+}
+
+/// Tells why the command failed, in one line as far as the causes allow.
+pub(super) fn complain(error: &anyhow::Error) {
+    let _closed_terminal = writeln!(std::io::stderr(), "trunkline: {error:#}");
+}
+
+/// Shows what the supervisor has to say while a command runs.
+pub(super) fn log_warnings() {
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Lines up columns with two blanks between them; the last column is not padded.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What is shown in a table: a terminal must not be driven by what somebody else wrote into a field.
+pub(super) fn cell(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_control_characters_do_not_reach_the_terminal() {
+        let rows = vec![vec!["a".to_owned(), "long".to_owned()], vec!["bbb".to_owned(), cell("x\u{1b}[2J")]];
+        assert_eq!(table(&rows), "a    long\nbbb  x\u{fffd}[2J");
+    }
+}
