@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection as _, PgPool};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 use super::migrations::CONNECT_WAIT_MAX;
 use super::transaction::Transaction;
 use crate::settings::{self, Secret};
+use crate::telemetry::{self, Kind};
 use crate::{Context, Result, StartError};
 
 /// A connection that has lain idle for longer is asked for a sign of life before it is handed out.
@@ -34,6 +35,7 @@ struct Inner {
     service: &'static str,
     pool: PgPool,
     connections_max: u32,
+    options: PgConnectOptions,
     /// Told when rows have been committed to the outbox.
     outbox: Notify,
 }
@@ -61,20 +63,21 @@ impl Database {
                     Ok(true)
                 })
             })
-            .connect_lazy_with(options);
+            .connect_lazy_with(options.clone());
         wait_for_server(&pool).await?;
-        Ok(Self::from_pool(service, pool, settings.connections_max))
+        Ok(Self::from_pool(service, pool, settings.connections_max, options))
     }
 
     /// Stands where a service has no database: every use is refused with 503.
     pub async fn absent(service: &'static str) -> Self {
-        let pool = PgPoolOptions::new().connect_lazy_with(PgConnectOptions::new_without_pgpass());
+        let options = PgConnectOptions::new_without_pgpass();
+        let pool = PgPoolOptions::new().connect_lazy_with(options.clone());
         pool.close().await;
-        Self::from_pool(service, pool, 1)
+        Self::from_pool(service, pool, 1, options)
     }
 
-    fn from_pool(service: &'static str, pool: PgPool, connections_max: u32) -> Self {
-        Self(Arc::new(Inner { service, pool, connections_max, outbox: Notify::new() }))
+    fn from_pool(service: &'static str, pool: PgPool, connections_max: u32, options: PgConnectOptions) -> Self {
+        Self(Arc::new(Inner { service, pool, connections_max, options, outbox: Notify::new() }))
     }
 
     /// The service whose schema this is.
@@ -89,7 +92,7 @@ impl Database {
 
     /// Begins a transaction for what `cx` asks. Waits for a free connection at most the configured time (1 s), then 503.
     pub async fn begin(&self, cx: &Context) -> Result<Transaction> {
-        let span = tracing::info_span!("db.transaction", otel.kind = "client", db.system.name = "postgresql");
+        let span = telemetry::span(Kind::Client, "db.transaction", None);
         let begun = self.begin_on_sound_connection().instrument(span.clone()).await?;
         Ok(Transaction::new(self.clone(), begun, cx, span))
     }
@@ -106,13 +109,19 @@ impl Database {
         self.0.pool.begin().await
     }
 
+    /// A session beside the pool, for what must hold one.
+    pub(super) async fn session(&self, purpose: &str) -> Result<PgConnection, sqlx::Error> {
+        let name = self.0.options.get_application_name().unwrap_or(self.0.service);
+        let options = self.0.options.clone().application_name(&format!("{name}/{purpose}"));
+        PgConnection::connect_with(&options).await
+    }
+
     /// Tells the relay that the outbox has something to send.
     pub(super) fn wake_relay(&self) {
         self.0.outbox.notify_one();
     }
 
     /// Completes when something has been committed to the outbox since the last call.
-    #[expect(dead_code, reason = "the relay's")]
     pub(super) async fn outbox_filled(&self) {
         self.0.outbox.notified().await;
     }

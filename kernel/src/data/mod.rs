@@ -2,11 +2,13 @@
 //! consumers, migrations, pages of lists.
 
 mod database;
+pub mod measures;
 pub mod migrations;
 pub mod outbox;
 pub mod page;
 pub mod provision;
 mod record;
+pub mod relay;
 mod session;
 mod transaction;
 

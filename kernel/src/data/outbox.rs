@@ -23,7 +23,6 @@ pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
 pub const HEADERS_BYTES_MAX: usize = 16 * 1024;
 
 /// What the rest of a message may take on the wire: subject, reply, the relay's own headers.
-#[expect(dead_code, reason = "the relay's")]
 pub(super) const ENVELOPE_BYTES_MAX: usize = 4 * 1024;
 
 /// Where a message goes. The order is that in which a round sends them.
@@ -34,7 +33,6 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    #[expect(dead_code, reason = "the relay's")]
     pub(super) const ALL: [Self; 2] = [Self::Events, Self::Audit];
 
     pub(super) fn name(self) -> &'static str {
@@ -150,7 +148,7 @@ mod tests {
         let (clock, random) = (Clock::system(), Random::seeded(3));
         let trace = TraceContext::root(&random, true);
         let cx = Context::for_service("identity", &clock, &random, Duration::from_secs(1));
-        Origin::new(&cx.with_trace(trace).with_request_id("r-1"))
+        Origin::new(&cx.with_request_id("r-1"), trace)
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub(super) fn new(cx: &Context) -> Self {
+    pub(super) fn new(cx: &Context, trace: TraceContext) -> Self {
         let (kind, id) = match cx.actor() {
             crate::Actor::User(id) => (actor::Type::User, id),
             crate::Actor::Service(name) => (actor::Type::Service, name),
@@ -61,7 +61,7 @@ impl Origin {
             address: shortened(&cx.client().address),
             user_agent: shortened(&cx.client().user_agent),
             request_id: cx.request_id().to_owned(),
-            trace: cx.trace(),
+            trace,
             clock: cx.clock().clone(),
             random: cx.random().clone(),
         }

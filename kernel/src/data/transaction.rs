@@ -11,7 +11,7 @@ use tracing::{Instrument as _, Span};
 use super::database::{Database, is_broken};
 use super::outbox::{self, Draft};
 use super::record::{AuditAction, Origin};
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, telemetry};
 
 /// A transaction for one request or message. Dropped without [`commit`](Transaction::commit), it is rolled back.
 ///
@@ -31,7 +31,8 @@ impl Transaction {
         cx: &Context,
         span: Span,
     ) -> Self {
-        Self { inner, database, origin: Origin::new(cx), filled_outbox: false, span }
+        let origin = Origin::new(cx, telemetry::trace_of(&span).unwrap_or_else(|| cx.trace()));
+        Self { inner, database, origin, filled_outbox: false, span }
     }
 
     /// Makes this user the actor of what is published and recorded from here on: for a request without an access token by

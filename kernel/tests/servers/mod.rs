@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod nats;
 pub mod postgres;
 
 use std::fs;

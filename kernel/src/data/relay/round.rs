@@ -1,0 +1,205 @@
+//! One round of the relay: the first unsent messages of each stream are sent and what the broker says of them is noted.
+//!
+//! Streams are independent: one that is full does not keep the other's messages. Within a stream nothing is sent before
+//! what stands in front of it has been acknowledged or is part of the same atomic batch.
+
+use tracing::Span;
+
+use super::super::measures::{ByStream, RelayMeasures};
+use super::super::outbox::Stream;
+use super::ledger::{Acknowledged, Ledger, ROUND_MESSAGES_MAX, Unsent};
+use super::publisher::{Ack, PublishError, Publisher};
+use super::{RelayError, step};
+use crate::TraceContext;
+use crate::telemetry::{self, Kind};
+
+/// Fewer messages go one by one: an atomic batch costs the server a file of its own, as much as some ten messages.
+const BATCH_MESSAGES_MIN: usize = 8;
+
+/// How a round ended.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// Whether there may be more to send.
+    pub(super) more: bool,
+    /// Why a stream's messages could not all be sent.
+    pub(super) stuck: Option<String>,
+}
+
+/// What became of one stream's messages.
+#[derive(Debug, Default)]
+struct Sent {
+    /// Row and place.
+    places: Vec<(i64, u64)>,
+    /// Rows whose outcome is unknown.
+    unknown: Vec<i64>,
+    stuck: Option<PublishError>,
+}
+
+pub(super) async fn run(
+    ledger: &mut Ledger,
+    publisher: &mut Publisher,
+    measures: &RelayMeasures,
+) -> Result<Outcome, RelayError> {
+    if let Err(error) = publisher.check() {
+        return Ok(Outcome { more: true, stuck: Some(error.to_string()) });
+    }
+    if !step(ledger.lock()).await? {
+        return Ok(Outcome { more: false, stuck: None });
+    }
+    let mut unsent = step(ledger.unsent()).await?;
+    let (mut more, mut stuck) = (false, None);
+    for stream in Stream::ALL {
+        let messages: Vec<Unsent> = unsent.extract_if(.., |message| message.stream == stream.name()).collect();
+        if messages.is_empty() {
+            continue;
+        }
+        more |= messages.len() >= ROUND_MESSAGES_MAX.unsigned_abs() as usize;
+        let problem = relay(ledger, publisher, measures, stream.name(), &messages).await?;
+        stuck = stuck.or_else(|| problem.map(|error| format!("{}: {error}", stream.name())));
+    }
+    if !more && stuck.is_none() {
+        step(ledger.release()).await?;
+    }
+    Ok(Outcome { more, stuck })
+}
+
+/// Sends one stream's messages and notes what became of them.
+async fn relay(
+    ledger: &mut Ledger,
+    publisher: &mut Publisher,
+    measures: &RelayMeasures,
+    stream: &'static str,
+    messages: &[Unsent],
+) -> Result<Option<PublishError>, RelayError> {
+    // Known beforehand, so that what is stored can also be noted.
+    if let Err(error) = publisher.stream_created(stream).await {
+        return Ok(Some(error));
+    }
+    // Held until what became of them is noted: that is how long it took.
+    let _spans: Vec<_> = messages.iter().map(publish_span).collect();
+    let mut sent = send(publisher, measures, stream, messages).await;
+    if !sent.places.is_empty() {
+        match publisher.stream_created(stream).await {
+            Ok(created) => {
+                let acknowledged = Acknowledged { stream, created, places: sent.places };
+                step(ledger.acknowledge(&acknowledged)).await?;
+            }
+            Err(error) => {
+                sent.unknown.extend(sent.places.iter().map(|(id, _)| id));
+                sent.stuck = sent.stuck.or(Some(error));
+            }
+        }
+    }
+    if !sent.unknown.is_empty() {
+        step(ledger.note_attempt(&sent.unknown)).await?;
+    }
+    if sent.stuck.is_some() {
+        publisher.forget_streams();
+    }
+    Ok(sent.stuck)
+}
+
+/// Belongs to the trace of the request that wrote the message.
+fn publish_span(message: &Unsent) -> Span {
+    let trace = message.headers.get("traceparent").and_then(|header| TraceContext::parse(header));
+    match trace.filter(|trace| trace.sampled) {
+        Some(trace) => telemetry::span(Kind::Producer, "outbox.message.publish", Some(trace)),
+        None => Span::none(),
+    }
+}
+
+async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'static str, messages: &[Unsent]) -> Sent {
+    let fresh = messages.iter().all(|message| !message.attempted);
+    if fresh && messages.len() >= BATCH_MESSAGES_MIN {
+        match publisher.publish_batch(stream, messages).await {
+            Ok(ack) => {
+                measures.published.get_or_create(&ByStream { stream }).inc_by(messages.len() as u64);
+                return Sent { places: places(&ack, messages), ..Sent::default() };
+            }
+            // Refused as a batch only; each message by itself may still be taken.
+            Err(PublishError::Refused { code, description }) if !is_of_stream(code) => {
+                tracing::warn!(stream, code, description, "A batch was refused; its messages are sent one by one.");
+            }
+            Err(PublishError::Unknown) => {
+                let unknown = messages.iter().map(|message| message.id).collect();
+                return Sent { unknown, stuck: Some(PublishError::Unknown), ..Sent::default() };
+            }
+            Err(error) => return Sent { stuck: Some(error), ..Sent::default() },
+        }
+    }
+    let mut sent = Sent::default();
+    for message in messages {
+        match publisher.publish(stream, message).await {
+            Ok(ack) => {
+                count(measures, stream, message, &ack);
+                sent.places.push((message.id, ack.sequence));
+            }
+            Err(error) => {
+                if error == PublishError::Unknown {
+                    sent.unknown.push(message.id);
+                }
+                sent.stuck = Some(error);
+                break;
+            }
+        }
+    }
+    sent
+}
+
+/// A batch's messages lie one behind the other, the last one at the place of the acknowledgement.
+fn places(ack: &Ack, messages: &[Unsent]) -> Vec<(i64, u64)> {
+    let before_last = (0..messages.len() as u64).rev();
+    messages
+        .iter()
+        .zip(before_last)
+        .map(|(message, before)| (message.id, ack.sequence.saturating_sub(before)))
+        .collect()
+}
+
+/// "Duplicate" to a message that was never sent before means that somebody else stored something under its id, or that a
+/// relay was killed before it could note the acknowledgement.
+fn count(measures: &RelayMeasures, stream: &'static str, message: &Unsent, ack: &Ack) {
+    if !ack.duplicate {
+        measures.published.get_or_create(&ByStream { stream }).inc();
+    } else if message.attempted {
+        measures.duplicates.get_or_create(&ByStream { stream }).inc();
+    } else {
+        measures.suspicious_duplicates.get_or_create(&ByStream { stream }).inc();
+        tracing::warn!(
+            stream, event.id = %message.event_id, sequence = ack.sequence,
+            "A message was stored already although it is not known to have been sent."
+        );
+    }
+}
+
+/// Whether a refusal concerns the stream as a whole, so that nothing is gained by sending singly: 10077 (store failed,
+/// as when the stream is full), 10023 (resources), 10060 (another stream took it).
+fn is_of_stream(code: u64) -> bool {
+    matches!(code, 10_077 | 10_023 | 10_060)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use sqlx::types::Json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn places_of_a_batch_count_back_from_its_last_message() {
+        let message = |id| Unsent {
+            id,
+            event_id: Uuid::nil(),
+            stream: "EVENTS".into(),
+            subject: "evt.identity.user.registered".into(),
+            headers: Json(BTreeMap::new()),
+            payload: Vec::new(),
+            attempted: false,
+        };
+        let ack: Ack = serde_json::from_str(r#"{"stream":"EVENTS","seq":12,"batch":"b","count":3}"#).unwrap();
+
+        assert_eq!(places(&ack, &[message(3), message(5), message(9)]), [(3, 10), (5, 11), (9, 12)]);
+    }
+}
