@@ -133,6 +133,9 @@ async fn start(arguments: &Arguments) -> Result<Platform> {
         restart: true,
     })?;
     let context = write_context(&servers)?;
+    if let Some(url) = deployment.gateway_url().filter(|url| arguments.port_base.is_none() && !url.ends_with(":8080")) {
+        Terminal::Stderr.say(&format!("the usual port is taken: the gateway listens at {url}"));
+    }
     let file = AdminFile::in_folder(servers.data());
     let (mut admin, _) = file.read_or_create()?;
     if deployment.is_first_start() {

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use sqlx::{Connection as _, PgConnection};
 
 use super::binaries::PostgresPrograms;
-use super::process::{Probe, Readiness, Spec, User, signal};
+use super::process::{Probe, Readiness, Spec, User, run_to_end, signal};
 use super::{folders, secrets};
 
 /// The superuser of a PostgreSQL we made.
@@ -166,12 +166,13 @@ async fn init(programs: &PostgresPrograms, folder: &Path, user: Option<User>, pa
         .arg("--pwfile")
         .arg(&password_file)
         .current_dir("/")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
-    let output = command.output().await.with_context(|| format!("starting initdb in {}", programs.folder.display()))?;
+    let output =
+        run_to_end(command).await.with_context(|| format!("starting initdb in {}", programs.folder.display()))?;
     if !output.status.success() {
         bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

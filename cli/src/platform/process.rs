@@ -16,7 +16,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use command_fds::{CommandFdExt as _, FdMapping};
 use futures::future::BoxFuture;
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
+pub use rustix::process::Signal;
 
 /// A log is set aside at a start once it is larger than this; one older log is kept.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -44,7 +45,8 @@ pub struct Spec {
     pub run_folder: PathBuf,
     /// How its being ready is seen.
     pub readiness: Readiness,
-    /// What asks it to end.
+    /// What asks it to end: SIGTERM, or SIGINT for PostgreSQL, where that is the fast shutdown. A server that is started in the
+    /// background of a script inherits SIGINT ignored.
     pub stop_signal: Signal,
     /// How long it may take to end before it is killed.
     pub stop_within: Duration,
@@ -112,6 +114,11 @@ impl Spec {
     }
 }
 
+/// How a shell and our own notes call the signal that asks a process to end: `INT` or `TERM`.
+pub(crate) fn signal_name(signal: Signal) -> &'static str {
+    if signal == Signal::INT { "INT" } else { "TERM" }
+}
+
 /// Sends a signal to one process; one that is gone already is no error.
 pub(crate) fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw)
@@ -127,6 +134,24 @@ pub(crate) fn kill_group(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _gone_already = rustix::process::kill_process_group(pid, Signal::KILL);
     }
+}
+
+/// Runs a command to its end and collects what it wrote, unless that is inherited. Whoever stops waiting leaves nothing of it behind,
+/// its own children included.
+pub(crate) async fn run_to_end(mut command: tokio::process::Command) -> std::io::Result<std::process::Output> {
+    struct Group(Option<u32>);
+    impl Drop for Group {
+        fn drop(&mut self) {
+            if let Some(pid) = self.0 {
+                kill_group(pid);
+            }
+        }
+    }
+    let child = command.process_group(0).stdin(Stdio::null()).kill_on_drop(true).spawn()?;
+    let mut group = Group(child.id());
+    let output = child.wait_with_output().await?;
+    group.0 = None;
+    Ok(output)
 }
 
 /// Tells two processes apart that bear the same number one after the other; `None` when there is no such process.

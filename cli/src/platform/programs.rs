@@ -6,6 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
+use super::process::run_to_end;
 use super::terminal::Terminal;
 
 /// Every process of ours, in the order in which they are listed: the services, then the gateway.
@@ -93,16 +94,13 @@ impl Repository {
         for name in names() {
             command.args(["--package", name, "--bin", name]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        let (succeeded, errors) = if terminal == Terminal::Silent {
-            let output = command.arg("--quiet").output().await;
-            let output = output.with_context(|| format!("running {}", cargo.display()))?;
-            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-        } else {
-            (command.status().await.with_context(|| format!("running {}", cargo.display()))?.success(), String::new())
-        };
-        if !succeeded {
-            bail!("the services could not be built\n{errors}");
+        command.stdout(Stdio::null());
+        if terminal == Terminal::Silent {
+            command.arg("--quiet").stderr(Stdio::piped());
+        }
+        let output = run_to_end(command).await.with_context(|| format!("running {}", cargo.display()))?;
+        if !output.status.success() {
+            bail!("the services could not be built\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
         }
         Ok(Programs { folder: self.target.join(&self.profile) })
     }

@@ -12,7 +12,6 @@ use kernel::settings::Secret;
 use super::database::Databases;
 use super::nats::{self, SyncMode, users::Account};
 use super::ports::Port;
-use super::process::User;
 use super::supervisor::{Process, Supervisor, end_left_behind};
 use super::terminal::Terminal;
 use super::{binaries, folders, postgres, secrets};
@@ -110,30 +109,13 @@ impl Servers {
         let accounts = accounts(&data, &options.accounts);
         let users = nats::users::render(&accounts)?;
 
-        let nats = match &options.nats_url {
-            Some(_) => None,
-            None => Some(start_nats(&options, &data, &users, &supervisor).await?),
-        };
-        let postgres = match &options.postgres_url {
-            Some(_) => None,
-            None => Some(start_postgres(&options, &data, &supervisor).await?),
-        };
-        for process in [nats.as_ref().map(|(process, ..)| process), postgres.as_ref().map(|(process, _)| process)]
-            .into_iter()
-            .flatten()
-        {
-            process.ready(READY_WITHIN).await?;
-        }
-        let (nats, nats_url, monitoring_url) = match (nats, options.nats_url) {
-            (Some((process, port, monitoring)), _) => {
-                (Some(process), format!("nats://127.0.0.1:{port}"), Some(format!("http://127.0.0.1:{monitoring}")))
-            }
-            (None, url) => (None, url.expect("a server is ours or given"), None),
-        };
-        let (postgres, postgres_url) = match (postgres, options.postgres_url) {
-            (Some((process, url)), _) => (Some(process), url),
-            (None, url) => (None, url.expect("a server is ours or given")),
-        };
+        // Both may have to be fetched, and making a database takes a second: at the same time.
+        let (nats, postgres) = tokio::try_join!(
+            start_nats(&options, &data, &users, &supervisor),
+            start_postgres(&options, &data, &supervisor)
+        )?;
+        let (nats, nats_url, monitoring_url) = nats;
+        let (postgres, postgres_url) = postgres;
         Ok(Self { data, accounts, nats_url, monitoring_url, postgres_url, nats, postgres, supervisor, _lock: lock })
     }
 
@@ -198,19 +180,23 @@ fn accounts(data: &Path, names: &[String]) -> Vec<Account> {
         .collect()
 }
 
+/// `(our process, where clients connect, where its monitoring answers)`.
 async fn start_nats(
     options: &Options,
     data: &Path,
     users: &str,
     supervisor: &Supervisor,
-) -> Result<(Process, u16, u16)> {
+) -> Result<(Option<Process>, String, Option<String>)> {
+    if let Some(url) = &options.nats_url {
+        return Ok((None, url.clone(), None));
+    }
     let program = binaries::nats_server(&options.cache, options.terminal).await?;
     let (port, preferred) = options.nats_port.pick().context("the port of nats-server")?;
     if !preferred {
-        options.terminal.say(&format!("port 4222 is taken: nats-server listens on {port}"));
+        options.terminal.say(&format!("the usual port is taken: nats-server listens on {port}"));
     }
     let monitoring_port = super::ports::any()?;
-    let spec = nats::prepare(&nats::Options {
+    let process = supervisor.spawn(nats::prepare(&nats::Options {
         program: &program,
         folder: data.join("nats"),
         port,
@@ -219,35 +205,40 @@ async fn start_nats(
         users,
         log: data.join("logs/nats-server-1.log"),
         run_folder: data.join("run"),
-    })?;
-    Ok((supervisor.spawn(spec), port, monitoring_port))
+    })?);
+    process.ready(READY_WITHIN).await?;
+    Ok((Some(process), format!("nats://127.0.0.1:{port}"), Some(format!("http://127.0.0.1:{monitoring_port}"))))
 }
 
-async fn start_postgres(options: &Options, data: &Path, supervisor: &Supervisor) -> Result<(Process, Secret)> {
-    let user: Option<User> = postgres::user()?;
+/// `(our process, the superuser's URL)`.
+async fn start_postgres(options: &Options, data: &Path, supervisor: &Supervisor) -> Result<(Option<Process>, Secret)> {
+    if let Some(url) = &options.postgres_url {
+        return Ok((None, url.clone()));
+    }
+    let user = postgres::user()?;
     folders::check_reachable(data, user, "data folder")?;
     let folder = data.join("postgres");
-    if options.cache.exists() {
-        folders::check_reachable(&options.cache, user, "cache folder")?;
-    }
     let programs = binaries::postgres(&options.cache, postgres::data_major(&folder), user, options.terminal).await?;
     let (port, preferred) = options.postgres_port.pick().context("the port of PostgreSQL")?;
     if !preferred {
-        options.terminal.say(&format!("port 5432 is taken: PostgreSQL listens on {port}"));
+        options.terminal.say(&format!("the usual port is taken: PostgreSQL listens on {port}"));
     }
     let password = secrets::keep(&data.join("secrets/postgres"), secrets::password)?;
-    let spec = postgres::prepare(&postgres::Options {
-        programs: &programs,
-        folder,
-        user,
-        port,
-        password: &password,
-        connections_max: options.postgres_connections_max,
-        log: data.join("logs/postgres-1.log"),
-        run_folder: data.join("run"),
-    })
-    .await?;
-    Ok((supervisor.spawn(spec), postgres::url(port, &password, "postgres")))
+    let process = supervisor.spawn(
+        postgres::prepare(&postgres::Options {
+            programs: &programs,
+            folder,
+            user,
+            port,
+            password: &password,
+            connections_max: options.postgres_connections_max,
+            log: data.join("logs/postgres-1.log"),
+            run_folder: data.join("run"),
+        })
+        .await?,
+    );
+    process.ready(READY_WITHIN).await?;
+    Ok((Some(process), postgres::url(port, &password, "postgres")))
 }
 
 /// A second start on the same folder would run two servers on one store.

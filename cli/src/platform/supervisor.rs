@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::process::{Readiness, Spec, kill_group, log_tail, signal, start_time};
+use super::process::{Readiness, Spec, kill_group, log_tail, signal, signal_name, start_time};
 use super::watcher::Watcher;
 
 /// The first wait before a restart; it doubles from there.
@@ -342,8 +342,9 @@ impl Keeper {
         }
         let mut child = self.spec.spawn()?;
         let pid = child.id().context("a process that was just started has a number")?;
-        self.watcher.add(pid);
-        if let Err(error) = std::fs::write(&self.pid_file, format!("{pid} {}\n", start_time(pid).unwrap_or_default())) {
+        self.watcher.add(pid, self.spec.stop_signal);
+        let note = format!("{pid} {} {}\n", signal_name(self.spec.stop_signal), start_time(pid).unwrap_or_default());
+        if let Err(error) = std::fs::write(&self.pid_file, note) {
             tracing::warn!(%error, file = %self.pid_file.display(), "recording a process");
         }
         self.update(|state| {
@@ -433,12 +434,13 @@ pub(super) fn end_left_behind(run_folder: &Path) -> Result<()> {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        if let Some((pid, started)) = text.trim().split_once(' ')
+        let mut words = text.trim().splitn(3, ' ');
+        if let (Some(pid), Some(name), Some(started)) = (words.next(), words.next(), words.next())
             && let Ok(pid) = pid.parse::<u32>()
             && start_time(pid).is_some_and(|now| now == started)
         {
             tracing::warn!(pid, file = %path.display(), "ending a process that an earlier start left behind");
-            signal(pid, Signal::INT);
+            signal(pid, if name == signal_name(Signal::INT) { Signal::INT } else { Signal::TERM });
             left.push((pid, started.to_owned()));
         }
         std::fs::remove_file(&path)?;

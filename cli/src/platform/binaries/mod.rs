@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::folders;
 use super::process::User;
 use super::terminal::Terminal;
 
@@ -92,6 +93,8 @@ pub async fn postgres(
             "the data was made by PostgreSQL {major}, which is not on this machine; install it, or start with another --data"
         );
     }
+    let cache = &folders::prepare_cache(cache)?;
+    folders::check_reachable(cache, user, "cache folder")?;
     fetch::POSTGRES.fetch(cache, terminal).await?;
     let version = find::version_of(&fetched.join("postgres"), user)
         .with_context(|| format!("PostgreSQL was fetched to {} but does not run on this machine", fetched.display()))?;
