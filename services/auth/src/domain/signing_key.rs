@@ -106,7 +106,7 @@ impl SigningKey {
     }
 
     /// Signs `message` (RFC 8032 §5.1.6).
-    pub(super) fn sign(&self, message: &[u8]) -> impl AsRef<[u8]> + use<> {
+    pub fn sign(&self, message: &[u8]) -> impl AsRef<[u8]> + use<> {
         self.pair.sign(message)
     }
 }

@@ -1,0 +1,5 @@
+//! What the contract promises, held against the running platform: access, broker permissions, database roles, audit.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod broker_permissions;
+mod database_roles;

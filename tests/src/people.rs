@@ -1,0 +1,41 @@
+//! People who use the platform: addresses that no other test has, and passwords that must never show up anywhere.
+
+use serde_json::json;
+
+use crate::http::Http;
+
+/// Somebody with an account, or about to have one.
+#[derive(Clone, Debug)]
+pub struct Person {
+    /// Unique.
+    pub email: String,
+    /// Unique, so that its trace in a log or a table is found for certain.
+    pub password: String,
+}
+
+impl Person {
+    /// Somebody new, without an account yet.
+    pub fn new() -> Person {
+        #[expect(clippy::disallowed_methods, reason = "tests need names nobody else has")]
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        Person { email: format!("{unique}@example.org"), password: format!("canary-{unique}-password") }
+    }
+
+    /// Somebody who has just registered through the gateway.
+    pub async fn registered(http: &Http) -> Person {
+        let person = Person::new();
+        http.post("/api/v1/registrations", &person.registration()).await.json(202);
+        person
+    }
+
+    /// What the registration form sends.
+    pub fn registration(&self) -> serde_json::Value {
+        json!({ "email": self.email, "password": self.password, "displayName": "Somebody" })
+    }
+}
+
+impl Default for Person {
+    fn default() -> Self {
+        Person::new()
+    }
+}

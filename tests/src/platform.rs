@@ -1,0 +1,242 @@
+//! One test's platform: an account, a database and its own processes, started by the code that `up` uses. Deliberately
+//! no knowledge of what is tested on it.
+
+use std::{
+    ops::Deref,
+    path::{Path, PathBuf},
+};
+
+use sqlx::{Connection, PgConnection};
+use trunkline::platform::{
+    admin::AdminFile,
+    deployment::Deployment,
+    servers::Servers,
+    supervisor::{Process, State},
+};
+
+use crate::{
+    broker::User,
+    http::Http,
+    servers::{Shared, cache},
+    traces::Traces,
+    wait,
+};
+
+/// A running platform. Dropping it ends its processes, and fails the test if one of them panicked.
+pub struct Platform {
+    pub(crate) deployment: Deployment,
+    pub(crate) servers: Lease,
+    pub(crate) traces: Option<Traces>,
+}
+
+/// Servers of one's own, or shared with other tests.
+pub(crate) enum Lease {
+    Own(Box<Servers>),
+    Shared(&'static Shared),
+}
+
+impl Deref for Lease {
+    type Target = Servers;
+
+    fn deref(&self) -> &Servers {
+        match self {
+            Lease::Own(servers) => servers,
+            Lease::Shared(shared) => &shared.servers,
+        }
+    }
+}
+
+impl Platform {
+    /// A client of the gateways' shared public socket.
+    pub fn http(&self) -> Http {
+        Http::new(&self.deployment.gateway_url().expect("this platform has a gateway"))
+    }
+
+    /// A client of one gateway's own port, counted from 1.
+    pub fn gateway(&self, instance: usize) -> Http {
+        Http::new(&self.process("gateway", instance).state().status.url.expect("a gateway says where it is"))
+    }
+
+    /// Clients of the admin ports of every process of ours.
+    pub fn admin_ports(&self) -> Vec<Http> {
+        let states = self.deployment.processes().iter().map(Process::state);
+        states.map(|state| Http::new(&state.status.admin_url.expect("every process has an admin port"))).collect()
+    }
+
+    /// The first administrator, signed in anew.
+    pub async fn admin(&self) -> Http {
+        let admin = AdminFile::in_folder(self.folder()).read().expect("written at the first start");
+        self.http().signed_in(&admin.email, &admin.password).await
+    }
+
+    /// An access token of the first administrator.
+    pub async fn admin_token(&self) -> String {
+        self.admin().await.token().expect("signed in").to_owned()
+    }
+
+    /// A broker user of this platform's account.
+    pub fn user(&self, name: &str) -> User {
+        let options = self.deployment.options();
+        let seed = std::fs::read_to_string(options.account.key_file(name)).expect("rendered beforehand");
+        User { name: name.to_owned(), seed: seed.trim().to_owned(), url: options.nats_url.clone() }
+    }
+
+    /// One process, counted from 1: a service's, `gateway`, `nats-server` or `postgres`.
+    pub fn process(&self, name: &str, instance: usize) -> &Process {
+        match name {
+            "nats-server" => self.servers.nats().expect("ours"),
+            "postgres" => self.servers.postgres().expect("ours"),
+            name => self.deployment.process(name, instance).expect("started"),
+        }
+    }
+
+    /// Stops every service and gateway in good order and starts them again.
+    pub async fn restart_services(&self) {
+        self.deployment.stop().await.expect("they end");
+        for process in self.deployment.processes() {
+            process.start().await.expect("its supervisor is there");
+        }
+        self.deployment.ready().await.unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Starts one more instance.
+    pub fn add(&mut self, service: &str) -> Process {
+        self.deployment.add(service).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// A new session of the superuser in this platform's database.
+    pub async fn superuser(&self) -> PgConnection {
+        let options = self.deployment.options();
+        let url = options.databases.superuser_url(&options.database);
+        PgConnection::connect(url.expose()).await.expect("the superuser signs in")
+    }
+
+    /// A new session of a role, `<service>` or `<service>_owner`, in this platform's database.
+    pub async fn role(&self, role: &str) -> PgConnection {
+        PgConnection::connect(&self.role_url(role)).await.expect("the role signs in")
+    }
+
+    /// The URL with which a role signs in.
+    pub fn role_url(&self, role: &str) -> String {
+        let options = self.deployment.options();
+        options.databases.url(role, &options.database).expect("the roles exist").expose().to_owned()
+    }
+
+    /// The spans received from this platform, which must have been set up with them.
+    pub fn traces(&self) -> &Traces {
+        self.traces.as_ref().expect("set up with traces")
+    }
+
+    /// Everything that the processes have logged so far.
+    pub fn logs(&self) -> String {
+        let files = std::fs::read_dir(self.folder().join("logs")).expect("made at the start");
+        let texts = files.map(|file| std::fs::read(file.expect("listed").path()).expect("a log can be read"));
+        texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+    }
+
+    /// Fails the test if a process panicked or was restarted unasked.
+    #[track_caller]
+    pub fn check_calm(&self) {
+        let logs = self.logs();
+        let panic = logs.lines().find(|line| line.contains("panicked at"));
+        assert_eq!(panic, None, "a process panicked");
+        for process in self.deployment.processes() {
+            let State { starts, .. } = process.state();
+            assert_eq!(starts, 1, "{} {} was restarted", process.spec().name, process.spec().instance);
+        }
+    }
+
+    /// The sum of a service's metrics whose name contains `part`, over its instances.
+    pub async fn metric(&self, service: &str, part: &str) -> f64 {
+        let mut sum = 0.0;
+        for process in self.deployment.processes().iter().filter(|process| process.spec().name == service) {
+            let url = process.state().status.admin_url.expect("ready");
+            let text = Http::new(&url).get("/metrics").await.body;
+            let samples = text.lines().filter(|line| !line.starts_with('#') && line.contains(part));
+            let values = samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+            sum += values.sum::<f64>();
+        }
+        sum
+    }
+
+    /// Waits until nothing is under way any more: no unsent message in an outbox, no record that audit has not stored.
+    pub async fn settled(&self) {
+        let ops = self.user("ops").connect().await;
+        wait::until("outboxes and consumers are empty", async || {
+            let mut database = self.superuser().await;
+            let unsent: i64 = sqlx::query_scalar(
+                "SELECT (SELECT count(*) FROM identity.outbox WHERE acked_at IS NULL)
+                      + (SELECT count(*) FROM auth.outbox WHERE acked_at IS NULL)
+                      + (SELECT count(*) FROM audit.outbox WHERE acked_at IS NULL)",
+            )
+            .fetch_one(&mut database)
+            .await
+            .expect("every service has an outbox");
+            let answer = ops.client.request("$JS.API.CONSUMER.INFO.AUDIT.audit", "".into()).await.ok()?;
+            let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("the server answers JSON");
+            (unsent == 0 && info["num_pending"] == 0 && info["num_ack_pending"] == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits for an entry of the audit log with this action that `matches`, and gives it. Looks at the newest 500.
+    pub async fn audit_entry(
+        &self,
+        admin: &Http,
+        action: &str,
+        matches: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        wait::until(&format!("an audit entry {action}"), async || {
+            let page = admin.get(&format!("/api/v1/audit/entries?pageSize=500&action={action}")).await.json(200);
+            page["items"].as_array().expect("a list").iter().find(|entry| matches(entry)).cloned()
+        })
+        .await
+    }
+
+    /// Checks what must always hold of the stored log: sequences dense from 1, each hash in its successor, and every
+    /// record that any service ever committed there exactly once.
+    pub async fn check_audit_log(&self) {
+        let mut database = self.superuser().await;
+        let broken: Vec<i64> = sqlx::query_scalar(
+            "SELECT sequence FROM (
+                 SELECT sequence, previous_hash, row_number() OVER w AS place, lag(hash) OVER w AS hash_before
+                 FROM audit.entries WINDOW w AS (ORDER BY sequence)) e
+             WHERE sequence <> place OR previous_hash <> coalesce(hash_before, decode(repeat('00', 32), 'hex'))",
+        )
+        .fetch_all(&mut database)
+        .await
+        .expect("the log can be read");
+        assert!(broken.is_empty(), "the log is dense from 1 and chained, but not at {broken:?}");
+        let lost: Vec<String> = sqlx::query_scalar(
+            "SELECT subject || ' ' || event_id FROM (
+                 SELECT subject, event_id FROM identity.outbox WHERE stream = 'AUDIT'
+                 UNION ALL SELECT subject, event_id FROM auth.outbox WHERE stream = 'AUDIT'
+                 UNION ALL SELECT subject, event_id FROM audit.outbox WHERE stream = 'AUDIT') o
+             WHERE (SELECT count(*) FROM audit.entries e WHERE e.id = o.event_id) <> 1",
+        )
+        .fetch_all(&mut database)
+        .await
+        .expect("the log can be read");
+        assert!(lost.is_empty(), "records that were committed and are not in the log once: {lost:?}");
+    }
+
+    /// Where downloaded programs and packages are kept between runs.
+    pub fn cache(&self) -> PathBuf {
+        cache()
+    }
+
+    /// Where this platform keeps its files: logs, secrets, `admin.json`.
+    pub fn folder(&self) -> &Path {
+        &self.deployment.options().folder
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let logs = self.logs();
+            let panic = logs.lines().find(|line| line.contains("panicked at"));
+            assert_eq!(panic, None, "a process panicked");
+        }
+    }
+}
