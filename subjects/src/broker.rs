@@ -91,8 +91,21 @@ fn ops() -> Permissions {
     Permissions { publish, subscribe: BTreeSet::from([own_inbox(OPS), "live.>".to_owned()]) }
 }
 
+/// Makes and changes streams and consumers; it cannot delete or purge any, nor read or write messages.
 fn provision() -> Permissions {
-    Permissions { publish: BTreeSet::from(["$JS.API.>".to_owned()]), subscribe: BTreeSet::from([own_inbox(PROVISION)]) }
+    let publish = [
+        "$JS.API.INFO",
+        "$JS.API.STREAM.CREATE.*",
+        "$JS.API.STREAM.UPDATE.*",
+        "$JS.API.STREAM.INFO.*",
+        "$JS.API.STREAM.LIST",
+        "$JS.API.STREAM.NAMES",
+        "$JS.API.CONSUMER.CREATE.>",
+        "$JS.API.CONSUMER.INFO.*.*",
+        "$JS.API.CONSUMER.LIST.*",
+        "$JS.API.CONSUMER.NAMES.*",
+    ];
+    Permissions { publish: publish.map(str::to_owned).into(), subscribe: BTreeSet::from([own_inbox(PROVISION)]) }
 }
 
 fn own_inbox(user: &str) -> String {

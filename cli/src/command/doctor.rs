@@ -1,15 +1,17 @@
 //! `trunkline doctor`: one line for each thing that is right or wrong, with the remedy.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use kernel::data::migrations;
 use serde_json::Value;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use subjects::broker::PROVISION;
 
-use super::options::Data;
+use super::options::{Data, NatsAuthority};
 use super::output::print;
 use crate::platform::admin::{Admin, Running};
 use crate::platform::nats::streams::Declaration;
@@ -49,17 +51,25 @@ fn notable(what: &str) -> Result<()> {
     print(&format!("note   {what}"))
 }
 
-pub(super) async fn run(data: &Data) -> Result<ExitCode> {
-    let folder = data.folder()?;
-    let admin = data.admin()?;
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    ca: NatsAuthority,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let folder = arguments.data.folder()?;
+    let admin = arguments.data.admin()?;
     let mut found = Findings { wrong: 0 };
     right(&format!("trunkline {}, data in {}", env!("CARGO_PKG_VERSION"), folder.display()))?;
 
     check_processes(&admin, &mut found).await?;
     check_gateway(&admin, &mut found).await?;
     check_sync(&admin, &mut found).await?;
-    let streams = check_streams(&admin, &folder.join("nkeys").join(format!("{PROVISION}.nk"))).await;
-    match streams {
+    let key_file = folder.join("nkeys").join(format!("{PROVISION}.nk"));
+    match check_streams(&admin, &key_file, arguments.ca.file.as_deref()).await {
         Ok((version, differences)) if differences.is_empty() => {
             right(&format!("nats-server {version}, streams and consumers as declared"))?;
         }
@@ -128,9 +138,9 @@ async fn check_sync(admin: &Admin, found: &mut Findings) -> Result<()> {
 }
 
 /// The server's version, and what differs from the declaration.
-async fn check_streams(admin: &Admin, key_file: &std::path::Path) -> Result<(String, Vec<String>)> {
+async fn check_streams(admin: &Admin, key_file: &Path, ca_file: Option<&Path>) -> Result<(String, Vec<String>)> {
     let url = admin.nats_url.as_deref().context("the platform was never ready")?;
-    let client = client::connect(url, key_file, PROVISION).await?;
+    let client = client::connect_trusting(url, key_file, PROVISION, ca_file).await?;
     let version = client.server_info().version;
     Ok((version, Declaration::committed().compare(&client).await?.0))
 }

@@ -52,7 +52,7 @@ enum Command {
     ///
     /// Checks versions, the JetStream sync mode, streams and consumers against what is declared, schemas against the migrations,
     /// every process, the gateway and the clocks. Exits with 1 when something is wrong.
-    Doctor(OnData),
+    Doctor(doctor::Arguments),
 }
 
 #[derive(Args, Debug)]
@@ -85,7 +85,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             Command::Openapi => output::print(subjects::openapi::document().trim_end()).map(|()| done),
             Command::Token(on) => token::run(&on.data).await.map(|()| done),
             Command::Audit(command) => audit::run(command).await.map(|()| done),
-            Command::Doctor(on) => doctor::run(&on.data).await,
+            Command::Doctor(arguments) => doctor::run(&arguments).await,
         }
     });
     runtime.shutdown_background();

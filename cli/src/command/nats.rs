@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use subjects::broker::PROVISION;
 
-use super::options::Data;
+use super::options::{Data, GivenNats};
 use super::output::print;
 use crate::platform::nats::streams::Declaration;
 use crate::platform::nats::users::{ACCOUNT, Account};
@@ -41,9 +41,8 @@ pub(super) struct Render {
 pub(super) struct Apply {
     #[command(flatten)]
     data: Data,
-    /// The server [default: the one of the platform running on the data folder]
-    #[arg(long, value_name = "URL", env = "TRUNKLINE_NATS_URL")]
-    nats_url: Option<String>,
+    #[command(flatten)]
+    nats: GivenNats,
     /// The folder of the users' seeds [default: <data>/nkeys]
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
@@ -72,7 +71,7 @@ fn render(arguments: Render) -> Result<()> {
 }
 
 async fn apply(arguments: Apply) -> Result<()> {
-    let url = match arguments.nats_url {
+    let url = match arguments.nats.url {
         Some(url) => url,
         None => arguments
             .data
@@ -84,7 +83,13 @@ async fn apply(arguments: Apply) -> Result<()> {
         Some(keys) => keys,
         None => arguments.data.folder()?.join("nkeys"),
     };
-    let client = client::connect(&url, &keys.join(format!("{PROVISION}.nk")), PROVISION).await?;
+    let client = client::connect_trusting(
+        &url,
+        &keys.join(format!("{PROVISION}.nk")),
+        PROVISION,
+        arguments.nats.ca.file.as_deref(),
+    )
+    .await?;
     let declaration = Declaration::committed();
     let changes =
         if arguments.dry_run { declaration.compare(&client).await? } else { declaration.apply(&client).await? };

@@ -36,6 +36,24 @@ impl Data {
     }
 }
 
+/// A NATS server that is not ours.
+#[derive(Args, Debug)]
+pub(super) struct GivenNats {
+    /// The NATS server [default: our own]. Its users must be those of `trunkline nats render`
+    #[arg(long = "nats-url", value_name = "URL", env = "TRUNKLINE_NATS_URL")]
+    pub(super) url: Option<String>,
+    #[command(flatten)]
+    pub(super) ca: NatsAuthority,
+}
+
+/// Who vouches for a NATS server that speaks TLS.
+#[derive(Args, Debug)]
+pub(super) struct NatsAuthority {
+    /// The authority that signed the NATS server's certificate, PEM; given, connections are TLS only
+    #[arg(long = "nats-ca", value_name = "FILE", env = "TRUNKLINE_NATS__CA_FILE")]
+    pub(super) file: Option<PathBuf>,
+}
+
 /// `NAME=N` of `--instances`.
 pub(super) fn parse_instances(text: &str) -> Result<(String, usize)> {
     let Some((name, count)) = text.split_once('=') else { bail!("expected NAME=N, for example auth=2") };

@@ -8,10 +8,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use kernel::settings::Secret;
 use serde_json::json;
+use subjects::broker::PROVISION;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
-use super::options::{self, Data, Setting};
+use super::options::{self, Data, GivenNats, Setting};
 use super::output::print;
 use crate::platform::admin::{self, AdminFile};
 use crate::platform::database::DATABASE;
@@ -61,9 +62,8 @@ pub(super) struct Arguments {
     /// Write this file when everything answers; removed when the platform stops
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Use this NATS server, whose users must be those of `trunkline nats render --keys <data>/nkeys`
-    #[arg(long, value_name = "URL", env = "TRUNKLINE_NATS_URL")]
-    nats_url: Option<String>,
+    #[command(flatten)]
+    nats: GivenNats,
     /// Use this PostgreSQL server, as superuser
     #[arg(long, value_name = "URL", env = "TRUNKLINE_POSTGRES_URL", hide_env_values = true)]
     postgres_url: Option<String>,
@@ -107,17 +107,16 @@ async fn start(arguments: &Arguments) -> Result<Platform> {
     let databases = servers.databases();
     let account = servers.accounts().first().context("a platform has one account")?.clone();
     let declare = async {
-        let client = client::connect(
-            servers.nats_url(),
-            &account.key_file(subjects::broker::PROVISION),
-            subjects::broker::PROVISION,
-        )
-        .await?;
+        let (url, ca_file) = (servers.nats_url(), arguments.nats.ca.file.as_deref());
+        let client = client::connect_trusting(url, &account.key_file(PROVISION), PROVISION, ca_file).await?;
         Declaration::committed().apply(&client).await.context("declaring the streams")
     };
     tokio::try_join!(databases.migrate(DATABASE), declare)?;
 
-    let (env, service_env) = environment(&arguments.settings);
+    let (mut env, service_env) = environment(&arguments.settings);
+    if let Some(file) = &arguments.nats.ca.file {
+        env.insert("TRUNKLINE_NATS__CA_FILE".to_owned(), file.display().to_string());
+    }
     let gateway_port = arguments.port_base.map_or(Port::Preferably(8080), Port::Exactly);
     let deployment = Deployment::start(deployment::Options {
         folder: servers.data().to_owned(),
@@ -164,7 +163,7 @@ fn servers_options(arguments: &Arguments) -> Result<servers::Options> {
         options.postgres_port = Port::Exactly(base + 2);
     }
     options.sync = arguments.sync;
-    options.nats_url.clone_from(&arguments.nats_url);
+    options.nats_url.clone_from(&arguments.nats.url);
     options.postgres_url = arguments.postgres_url.clone().map(Secret::new);
     Ok(options)
 }

@@ -9,7 +9,7 @@ use super::secrets;
 use super::supervisor::Process;
 
 /// The first administrator's address: it receives no mail, it is a name to sign in with.
-const EMAIL: &str = "admin@trunkline.example";
+const EMAIL: &str = "admin@trunkline.local";
 
 /// The file's content. What does not apply is left out.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
