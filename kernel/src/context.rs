@@ -64,6 +64,23 @@ impl Context {
         }
     }
 
+    /// A request of somebody else, yet without id, trace and caller.
+    pub(crate) fn for_request(service: &'static str, clock: &Clock, random: &Random, deadline: Instant) -> Self {
+        Self {
+            service,
+            acts_for_itself: false,
+            request_id: String::new(),
+            trace: TraceContext { trace_id: [0; 16], span_id: [0; 8], sampled: false },
+            deadline,
+            client: Client::default(),
+            claims: None,
+            access_token: None,
+            idempotency_key: None,
+            clock: clock.clone(),
+            random: random.clone(),
+        }
+    }
+
     /// With the id under which logs, spans and errors find it.
     pub fn with_request_id(mut self, request_id: impl Into<String>) -> Self {
         self.request_id = request_id.into();

@@ -93,6 +93,12 @@ impl Error {
         Self::new(500, "internal", "Something went wrong on our side. Quote the request id when you report it.")
     }
 
+    /// Says which fields are at fault.
+    pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.0.errors = errors;
+        self
+    }
+
     /// Keeps the cause for the log. It is never sent.
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
@@ -136,7 +142,7 @@ impl Error {
         &self.0.detail
     }
 
-    /// What is wrong with which field; empty unless the status is 422.
+    /// What is wrong with which field; mostly empty.
     pub fn errors(&self) -> &[FieldError] {
         &self.0.errors
     }

@@ -3,17 +3,26 @@
 //! What a service's author needs is re-exported here. No business rule lives in this crate, and no other crate talks to
 //! the broker, reads the system clock, starts a thread or sets up telemetry.
 
+mod admin;
 mod caller;
 mod clock;
 pub mod compute;
 mod context;
 pub mod data;
+mod discovery;
+pub mod endpoint;
 mod error;
 mod lifecycle;
 pub mod metrics;
 mod nats;
 mod random;
+pub mod readiness;
+mod run;
+mod service;
 pub mod settings;
+mod sockets;
+mod start;
+mod status;
 pub mod telemetry;
 pub mod tokens;
 mod trace;
@@ -28,7 +37,13 @@ pub use error::{Error, Result, StartError};
 pub use lifecycle::Lifecycle;
 pub use metrics::Metrics;
 pub use random::{Ids, Random};
+pub use readiness::Readiness;
+pub use run::run;
+pub use service::{Instance, Parts, Service};
 pub use settings::Settings;
+pub use sockets::InheritedSockets;
+pub use start::{Running, Start, start};
+pub use status::Status;
 pub use subjects::{FieldError, Problem};
 pub use tokens::{Claims, TokenVerifier};
 pub use trace::TraceContext;

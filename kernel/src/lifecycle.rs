@@ -21,12 +21,20 @@ struct Inner {
     stopping: CancellationToken,
     tasks: TaskTracker,
     failure: OnceLock<String>,
+    /// The life that fails with this one.
+    above: Option<Lifecycle>,
 }
 
 impl Lifecycle {
     /// A life that has just begun.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A life that outlasts `above` and is stopped by itself, but whose failure is that of `above` too: for what the
+    /// others stand on until the last of them has ended.
+    pub(crate) fn beneath(above: &Self) -> Self {
+        Self(Arc::new(Inner { above: Some(above.clone()), ..Inner::default() }))
     }
 
     /// Completes when the process begins to stop; at once when it already does.
@@ -52,7 +60,12 @@ impl Lifecycle {
     /// Begins to stop because something broke; the first reason becomes the exit's.
     pub fn fail(&self, reason: impl Into<String>) {
         let reason = reason.into();
+        if let Some(above) = &self.0.above {
+            above.fail(reason);
+            return;
+        }
         tracing::error!(reason, "The process cannot go on.");
+        // The first reason is the cause of those that follow.
         let _ = self.0.failure.set(reason);
         self.stop();
     }

@@ -6,4 +6,5 @@ mod pending;
 mod requester;
 
 pub(crate) use connection::{Connection, connect};
+pub(crate) use pending::Pending;
 pub(crate) use requester::{RequestError, Requester};

@@ -75,11 +75,6 @@ impl Requester {
         Ok(requester)
     }
 
-    /// The connection beneath.
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
     /// Sends one request and waits for its reply until `deadline`.
     pub(crate) async fn request(
         &self,

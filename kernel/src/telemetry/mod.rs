@@ -68,7 +68,7 @@ pub(crate) struct Telemetry {
 impl Telemetry {
     /// Sets up logs, and spans where the environment names a collector. Once a process.
     pub(crate) fn start(settings: &Log, service: &'static str, instance: &str) -> Result<Self, StartError> {
-        let events = level_filter(&settings.level)?.and(filter::filter_fn(|metadata| metadata.is_event()));
+        let events = level_filter(&settings.level)?.and(filter::filter_fn(|metadata| !metadata.is_span()));
         let lines = log::layer(settings, service, instance).with_filter(events);
         let exporter = export::Exporter::from_environment(service, instance)?;
         let spans = exporter.as_ref().map(|exporter| {

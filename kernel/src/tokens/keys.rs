@@ -25,7 +25,7 @@ const UNKNOWN_KEY_PAUSE: Duration = Duration::from_secs(30);
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How old the keys get before they are fetched again, so that a withdrawn one ends.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+const REFRESH_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How long one fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,94 @@
+//! What a service gives to the kernel, and what the kernel gives to it.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use subjects::ServiceContract;
+
+use crate::endpoint::Routes;
+use crate::readiness::Readiness;
+use crate::settings::{Process, Settings};
+use crate::sockets::InheritedSockets;
+use crate::status::Status;
+use crate::{
+    Caller, Clock, ComputePool, Context, Database, Ids, Lifecycle, Metrics, Random, StartError, TokenVerifier,
+};
+
+/// A deployable service. `kernel::run::<Self>()` is all of its `main`.
+pub trait Service: Sized + Send + Sync + 'static {
+    /// Its own settings, in the section that bears its name.
+    type Settings: Settings;
+
+    /// Whether it has a schema; without one [`Parts::database`] refuses every use.
+    const DATABASE: bool = true;
+
+    /// What it serves, publishes, calls and consumes.
+    fn contract() -> &'static ServiceContract;
+
+    /// Builds it. The broker is connected and the schema is the right one; nothing is served yet.
+    fn build(parts: Parts<Self::Settings>) -> impl Future<Output = Result<Self, StartError>> + Send;
+
+    /// Registers what it serves: `identity::v1::register(routes)`. Every endpoint of the contract must be there.
+    fn routes(_routes: &mut Routes<Self>) {}
+
+    /// What it does beside answering, from when it serves until `life` stops. Returning before that is a failure.
+    fn run(self: Arc<Self>, life: Lifecycle) -> impl Future<Output = Result<(), StartError>> + Send {
+        async move {
+            life.stopping().await;
+            Ok(())
+        }
+    }
+}
+
+/// What a service is built from.
+#[derive(Debug)]
+pub struct Parts<T> {
+    /// The service's own settings, checked.
+    pub settings: T,
+    /// What every process is told.
+    pub process: Process,
+    /// Its database; refuses every use where [`Service::DATABASE`] is false.
+    pub database: Database,
+    /// For calls of other services: `IdentityClient::new(parts.caller.clone())`.
+    pub caller: Caller,
+    /// The time.
+    pub clock: Clock,
+    /// Randomness.
+    pub random: Random,
+    /// Identifiers.
+    pub ids: Ids,
+    /// For who is shown tokens outside of the kernel's endpoints: the gateway.
+    pub tokens: TokenVerifier,
+    /// Threads for work that keeps a core busy.
+    pub compute: ComputePool,
+    /// The metrics of the process.
+    pub metrics: Metrics,
+    /// The life of the process.
+    pub life: Lifecycle,
+    /// Sockets that were handed down, the admin port's aside.
+    pub sockets: InheritedSockets,
+    /// Which process this is.
+    pub instance: Instance,
+    /// Whether the process can serve; a service may add conditions of its own.
+    pub readiness: Readiness,
+    /// Where this process is, as it tells others.
+    pub status: Status,
+}
+
+impl<T> Parts<T> {
+    /// A context in which the service acts for itself, `timeout` from now.
+    pub fn context(&self, timeout: std::time::Duration) -> Context {
+        Context::for_service(self.instance.service, &self.clock, &self.random, timeout)
+    }
+}
+
+/// Which process this is.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// The service's name.
+    pub service: &'static str,
+    /// Unique in the world; its id in discovery.
+    pub id: String,
+    /// What people call it: `1`.
+    pub name: String,
+}
