@@ -62,7 +62,7 @@ impl Up {
     }
 
     async fn spawn(arguments: &[&str]) -> Up {
-        let program = build::command().await.to_owned();
+        let program = build::command().await;
         let folder = crate::servers::temporary_folder("up");
         let port_base = port_base();
         let supervisor = Supervisor::start(Some(&folder)).expect("a temporary folder can be written");

@@ -91,9 +91,8 @@ impl Repository {
         let mut command = Command::new(&cargo);
         command.arg("build").args(["--profile", profile]).arg("--manifest-path").arg(&self.manifest);
         command.arg("--target-dir").arg(&self.target);
-        for name in names() {
-            command.args(["--package", name, "--bin", name]);
-        }
+        // The whole workspace: a selection of packages would be built with other features, and everything below them twice.
+        command.args(["--workspace", "--bins"]);
         command.stdout(Stdio::null());
         if terminal == Terminal::Silent {
             command.arg("--quiet").stderr(Stdio::piped());
