@@ -64,3 +64,17 @@ async fn a_second_start_on_the_same_folder_is_refused() {
 
     assert!(error.to_string().contains("another trunkline uses the data folder"), "{error:#}");
 }
+
+#[tokio::test]
+async fn a_declaration_that_would_lose_messages_is_refused() {
+    let servers = servers(2).await;
+    let client =
+        client::connect(servers.nats_url(), &servers.accounts()[0].key_file(PROVISION), PROVISION).await.unwrap();
+    Declaration::committed().with_bytes_max(64 * 1024 * 1024).apply(&client).await.unwrap();
+
+    let smaller = Declaration::committed().with_bytes_max(1024 * 1024).apply(&client).await.unwrap_err();
+    let larger = Declaration::committed().with_bytes_max(65 * 1024 * 1024).apply(&client).await.unwrap();
+
+    assert!(format!("{smaller:#}").contains("max_bytes would shrink"), "{smaller:#}");
+    assert_eq!(larger.0.len(), 2, "both streams grow: {larger:?}");
+}

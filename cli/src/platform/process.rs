@@ -89,7 +89,9 @@ impl Spec {
         let mut command = Command::new(&self.program);
         command
             .args(&self.args)
-            .env_remove("LISTEN_PID") // Ours, if we were socket-activated; the child would take the sockets for another's.
+            .env_remove("LISTEN_PID") // What we were handed down ourselves is not theirs.
+            .env_remove("LISTEN_FDS")
+            .env_remove("LISTEN_FDNAMES")
             .envs(&self.env)
             .current_dir("/")
             .process_group(0)
