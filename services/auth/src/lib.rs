@@ -1,2 +1,101 @@
-//! The auth service.
+//! The auth service: who is signed in.
+//!
+//! Owns sessions, refresh tokens (their hashes) and signing keys (sealed). Serves sign-in, exchange of refresh tokens,
+//! sign-out and the public keys. Publishes `evt.auth.*`. Asks identity whether a password is right and which roles a user
+//! has; never sees a password hash, never stores a token, never decides a permission.
+
 pub mod domain;
+mod error;
+mod handlers;
+mod keys;
+pub mod settings;
+mod storage;
+
+use kernel::endpoint::Routes;
+use kernel::settings::Tokens;
+use kernel::{Caller, Context, Database, Error, Parts, Result, Service, StartError};
+use secrecy::ExposeSecret as _;
+use subjects::ServiceContract;
+use subjects::auth::v1::{
+    AuthService, CONTRACT, GetJwksRequest, Jwks, LoginRequest, LogoutReply, LogoutRequest, RefreshRequest, TokenReply,
+    register,
+};
+use subjects::identity::v1::IdentityClient;
+
+use domain::{AccessToken, RefreshToken, Session, SigningKey, SuccessorKey};
+pub use settings::AuthSettings;
+
+/// The service.
+#[derive(Debug)]
+pub struct Auth {
+    settings: AuthSettings,
+    /// What every process holds to be a token of ours, and so what ours have to say.
+    tokens: Tokens,
+    database: Database,
+    identity: IdentityClient<Caller>,
+    successor_key: SuccessorKey,
+    signing_key: SigningKey,
+}
+
+impl Service for Auth {
+    type Settings = AuthSettings;
+
+    fn contract() -> &'static ServiceContract {
+        &CONTRACT
+    }
+
+    async fn build(parts: Parts<AuthSettings>) -> Result<Self, StartError> {
+        let cx = parts.context(keys::TIMEOUT);
+        let master_key = keys::read_master_key(parts.process.key_file.as_deref())?;
+        let signing_key = keys::ensure_signing_key(&parts.database, &cx, &master_key.sealing_key()).await?;
+        Ok(Self {
+            settings: parts.settings,
+            tokens: parts.process.tokens,
+            database: parts.database,
+            identity: IdentityClient::new(parts.caller),
+            successor_key: master_key.successor_key(),
+            signing_key,
+        })
+    }
+
+    fn routes(routes: &mut Routes<Self>) {
+        register(routes);
+    }
+}
+
+impl Auth {
+    /// The answer to whoever holds `refresh_token` of `session`, with a new access token.
+    fn issue(&self, cx: &Context, session: &Session, roles: &[String], refresh_token: &RefreshToken) -> TokenReply {
+        let ttl = self.settings.access_token_ttl();
+        let token =
+            AccessToken::new(&self.tokens.issuer, &self.tokens.audience, session, roles, cx.new_id(), cx.now(), ttl);
+        let access_token = tracing::info_span!("domain.access_token.sign").in_scope(|| token.sign(&self.signing_key));
+        TokenReply {
+            access_token: access_token.expose_secret().to_owned(),
+            refresh_token: refresh_token.reveal().expose_secret().to_owned(),
+            token_type: "Bearer".to_owned(),
+            expires_in: self.settings.access_token_ttl_ms / 1_000,
+            session_id: session.id.to_string(),
+        }
+    }
+}
+
+impl AuthService<Context> for Auth {
+    type Error = Error;
+
+    async fn login(&self, cx: &Context, request: LoginRequest) -> Result<TokenReply> {
+        handlers::login(self, cx, request).await
+    }
+
+    async fn refresh(&self, cx: &Context, request: RefreshRequest) -> Result<TokenReply> {
+        handlers::refresh(self, cx, request).await
+    }
+
+    async fn logout(&self, cx: &Context, _request: LogoutRequest) -> Result<LogoutReply> {
+        handlers::logout(self, cx).await
+    }
+
+    async fn get_jwks(&self, cx: &Context, _request: GetJwksRequest) -> Result<Jwks> {
+        handlers::get_jwks(self, cx).await
+    }
+}

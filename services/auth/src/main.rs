@@ -1,2 +1,7 @@
 //! Hands the auth service to the kernel.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kernel::run::<auth::Auth>()
+}

@@ -1,2 +1,7 @@
 //! Hands the identity service to the kernel.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kernel::run::<identity::Identity>()
+}

@@ -9,9 +9,6 @@ use uuid::Uuid;
 
 use super::{Session, SigningKey};
 
-/// The one audience of the platform's tokens.
-pub const AUDIENCE: &str = "trunkline";
-
 /// The one client there is: whoever signs in with a password.
 pub const CLIENT_ID: &str = "trunkline";
 
@@ -34,6 +31,7 @@ impl<'a> AccessToken<'a> {
     /// A token for `session` that counts for `ttl` from `now`, both rounded down to the second. `jti` is new each time.
     pub fn new(
         issuer: &'a str,
+        audience: &'a str,
         session: &Session,
         roles: &'a [String],
         jti: Uuid,
@@ -43,7 +41,7 @@ impl<'a> AccessToken<'a> {
         let iat = now.timestamp();
         Self {
             iss: issuer,
-            aud: AUDIENCE,
+            aud: audience,
             sub: session.user_id.0,
             client_id: CLIENT_ID,
             iat,
@@ -90,8 +88,16 @@ mod tests {
         let roles = ["admin".to_owned()];
         let now = signed_in + TimeDelta::hours(1);
 
-        let token =
-            AccessToken::new("trunkline", &session, &roles, Uuid::from_u128(3), now, TimeDelta::minutes(5)).sign(&key);
+        let token = AccessToken::new(
+            "trunkline",
+            "trunkline",
+            &session,
+            &roles,
+            Uuid::from_u128(3),
+            now,
+            TimeDelta::minutes(5),
+        )
+        .sign(&key);
 
         let header = decode_header(token.expose_secret()).unwrap();
         assert_eq!((header.typ.as_deref(), header.kid.as_deref()), (Some("at+jwt"), Some(key.id().as_str())));

@@ -7,7 +7,7 @@ mod refresh_token;
 mod session;
 mod signing_key;
 
-pub use access_token::{AUDIENCE, AccessToken, CLIENT_ID};
+pub use access_token::{AccessToken, CLIENT_ID};
 pub use master_key::{MasterKey, MasterKeyError};
 pub use refresh_token::{RefreshToken, SuccessorKey, TokenHash};
 pub use session::{Exchange, KeptToken, Lifetimes, RevokedReason, Session, SessionId, UserId};

@@ -8,6 +8,8 @@
 //! refused                       session revoked
 //! ```
 
+use std::fmt;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
@@ -21,6 +23,32 @@ pub struct SessionId(pub Uuid);
 /// A user's id. Auth knows nothing else about users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserId(pub Uuid);
+
+impl SessionId {
+    /// Reads the id from a token's claim; `None` for what is no id.
+    pub fn parse(given: &str) -> Option<Self> {
+        Uuid::try_parse(given).ok().map(Self)
+    }
+}
+
+impl UserId {
+    /// Reads the id from identity's answer; `None` for what is no id.
+    pub fn parse(given: &str) -> Option<Self> {
+        Uuid::try_parse(given).ok().map(Self)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Why a session ended before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,11 +16,6 @@ const ROLES_MAX: usize = 64;
 pub struct RoleName(String);
 
 impl RoleName {
-    /// The role of whoever may do everything.
-    pub fn admin() -> Self {
-        Self(ADMIN.to_owned())
-    }
-
     /// The roles of a request, in order and each once.
     pub fn parse_all(given: &[String]) -> Result<Vec<Self>, Fault> {
         if given.len() > ROLES_MAX {

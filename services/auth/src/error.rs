@@ -1,0 +1,27 @@
+//! What can go wrong in auth's own words, and what the caller hears of it.
+
+use kernel::Error;
+
+/// A refusal by the rules of this service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AuthError {
+    /// Nobody has the address, the password is wrong, or the user may not sign in: the caller does not learn which.
+    #[error("the credentials are not valid")]
+    InvalidCredentials,
+    /// The token is unknown, expired, used, or its session has ended: the caller does not learn which.
+    #[error("the token is not valid")]
+    InvalidToken,
+}
+
+impl From<AuthError> for Error {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::InvalidCredentials => {
+                Self::unauthenticated("invalid_credentials", "The e-mail address or the password is not right.")
+            }
+            AuthError::InvalidToken => {
+                Self::unauthenticated("invalid_token", "The token does not count. Sign in again.")
+            }
+        }
+    }
+}

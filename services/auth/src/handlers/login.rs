@@ -1,0 +1,38 @@
+//! Somebody signs in with a password.
+
+use kernel::{Context, Error, Result};
+use subjects::auth::v1::{LoginFailed, LoginRequest, SessionCreated, TokenReply};
+use subjects::identity::v1::VerifyCredentialsRequest;
+
+use crate::Auth;
+use crate::domain::{RefreshToken, Session, SessionId, UserId};
+use crate::error::AuthError;
+use crate::storage::{self, ClientClaims};
+
+/// Whatever is wrong, address, password or user: the same answer after the same work, and a record of it.
+pub(crate) async fn login(auth: &Auth, cx: &Context, request: LoginRequest) -> Result<TokenReply> {
+    let LoginRequest { email, password } = request;
+    let checked = auth.identity.verify_credentials(cx, VerifyCredentialsRequest { email, password }).await?;
+    if !checked.valid {
+        let mut tx = auth.database.begin(cx).await?;
+        tx.publish(&LoginFailed { user_id: checked.user_id }).await?;
+        tx.commit().await?;
+        return Err(AuthError::InvalidCredentials.into());
+    }
+
+    let user_id = UserId::parse(&checked.user_id)
+        .ok_or_else(|| Error::internal().with_source("identity answered with an id that is none"))?;
+    let lifetimes = auth.settings.lifetimes();
+    let session = Session::begin(SessionId(cx.new_id()), user_id, cx.now(), lifetimes);
+    let refresh_token = RefreshToken::new(cx.random().bytes());
+    let expires_at = session.token_expires_at(session.authenticated_at, lifetimes);
+    let client = ClientClaims { ip_address: &cx.client().address, user_agent: &cx.client().user_agent };
+
+    let mut tx = auth.database.begin(cx).await?;
+    storage::insert_session(&mut tx, &session, client).await?;
+    storage::insert_token(&mut tx, refresh_token.hash(), session.id, session.authenticated_at, expires_at).await?;
+    tx.act_as_user(&checked.user_id);
+    tx.publish(&SessionCreated { session_id: session.id.to_string(), user_id: checked.user_id }).await?;
+    tx.commit().await?;
+    Ok(auth.issue(cx, &session, &checked.roles, &refresh_token))
+}

@@ -1,0 +1,69 @@
+//! What can be set of auth, as `TRUNKLINE_AUTH__<NAME>` or in the section `auth` of a file.
+
+use chrono::TimeDelta;
+use kernel::Settings;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Lifetimes;
+
+/// The section `auth`. The process's `key_file` and `tokens` matter too.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuthSettings {
+    /// How long an access token counts, in milliseconds; whole seconds are used. 1,000 to 900,000, default 300,000.
+    pub access_token_ttl_ms: u32,
+    /// How long a refresh token waits for its exchange, in seconds. 1 to `refresh_absolute_s`, default 604,800 (7 days).
+    pub refresh_idle_s: u32,
+    /// How long a session lasts however often its token is exchanged, in seconds. To 31,536,000 (a year), default
+    /// 2,592,000 (30 days).
+    pub refresh_absolute_s: u32,
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        Self { access_token_ttl_ms: 300_000, refresh_idle_s: 7 * 86_400, refresh_absolute_s: 30 * 86_400 }
+    }
+}
+
+impl AuthSettings {
+    pub(crate) fn access_token_ttl(&self) -> TimeDelta {
+        TimeDelta::milliseconds(self.access_token_ttl_ms.into())
+    }
+
+    pub(crate) fn lifetimes(&self) -> Lifetimes {
+        Lifetimes {
+            idle: TimeDelta::seconds(self.refresh_idle_s.into()),
+            absolute: TimeDelta::seconds(self.refresh_absolute_s.into()),
+        }
+    }
+}
+
+impl Settings for AuthSettings {
+    fn check(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !(1_000..=900_000).contains(&self.access_token_ttl_ms) {
+            faults.push("access_token_ttl_ms must be 1000 to 900000".to_owned());
+        }
+        if !(1..=31_536_000).contains(&self.refresh_absolute_s) {
+            faults.push("refresh_absolute_s must be 1 to 31536000".to_owned());
+        }
+        if !(1..=self.refresh_absolute_s).contains(&self.refresh_idle_s) {
+            faults.push("refresh_idle_s must be 1 to refresh_absolute_s".to_owned());
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        assert_eq!(AuthSettings::default().check(), Vec::<String>::new());
+
+        let settings = AuthSettings { access_token_ttl_ms: 900_001, refresh_idle_s: 2, refresh_absolute_s: 1 };
+
+        assert_eq!(settings.check().len(), 2);
+    }
+}

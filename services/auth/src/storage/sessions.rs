@@ -1,0 +1,83 @@
+//! Sessions.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::domain::{RevokedReason, Session, SessionId, UserId};
+
+/// Characters that are kept of what a client claims about itself.
+const CLAIM_CHARACTERS_MAX: usize = 512;
+
+/// What a client claims about itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientClaims<'a> {
+    pub ip_address: &'a str,
+    pub user_agent: &'a str,
+}
+
+/// Keeps a new session.
+#[tracing::instrument(name = "storage.session.insert", skip_all)]
+pub(crate) async fn insert_session(
+    connection: &mut PgConnection,
+    session: &Session,
+    client: ClientClaims<'_>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"
+        INSERT INTO auth.sessions
+            (id, user_id, ip_address, user_agent, authenticated_at, created_at, last_used_at, expires_at)
+        VALUES ($1, $2, $3, $4, $5, $5, $5, $6)
+        "#,
+        session.id.0,
+        session.user_id.0,
+        keepable(client.ip_address),
+        keepable(client.user_agent),
+        session.authenticated_at,
+        session.expires_at,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes that a token of the session was exchanged.
+pub(crate) async fn touch_session(
+    connection: &mut PgConnection,
+    id: SessionId,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("UPDATE auth.sessions SET last_used_at = $2 WHERE id = $1", id.0, now).execute(connection).await?;
+    Ok(())
+}
+
+/// Ends a session and says whose it was; `None` where there is none, or it has ended before.
+#[tracing::instrument(name = "storage.session.revoke", skip_all)]
+pub(crate) async fn revoke_session(
+    connection: &mut PgConnection,
+    id: SessionId,
+    reason: RevokedReason,
+    now: DateTime<Utc>,
+) -> Result<Option<UserId>, sqlx::Error> {
+    let reason = match reason {
+        RevokedReason::Logout => "LOGOUT",
+        RevokedReason::RefreshTokenReused => "REFRESH_TOKEN_REUSED",
+        RevokedReason::UserGone => "USER_GONE",
+    };
+    let user_id = sqlx::query_scalar!(
+        r#"
+        UPDATE auth.sessions SET revoked_at = $2, revoked_reason = $3 WHERE id = $1 AND revoked_at IS NULL
+        RETURNING user_id
+        "#,
+        id.0,
+        now,
+        reason,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(user_id.map(UserId))
+}
+
+/// PostgreSQL keeps no NUL, and nobody needs a long one.
+fn keepable(claim: &str) -> String {
+    claim.chars().filter(|character| !character.is_control()).take(CLAIM_CHARACTERS_MAX).collect()
+}
