@@ -3,7 +3,9 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Writes a result line.
 pub(super) fn print(line: &str) -> Result<()> {
@@ -12,17 +14,29 @@ pub(super) fn print(line: &str) -> Result<()> {
 
 /// Tells why the command failed, in one line as far as the causes allow.
 pub(super) fn complain(error: &anyhow::Error) {
-    let _closed_terminal = writeln!(std::io::stderr(), "trunkline: {error:#}");
+    let _closed_terminal = writeln!(std::io::stderr(), "trunkline: {}", in_one_line(error));
+}
+
+/// The error with its causes, without those that the one before already names.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if parts.last().is_none_or(|last| !last.contains(&cause)) {
+            parts.push(cause);
+        }
+    }
+    parts.join(": ")
 }
 
 /// Shows what the supervisor has to say while a command runs.
 pub(super) fn log_warnings() {
-    tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::WARN)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    // Of libraries only what the errors of the commands do not tell anyway: nothing.
+    let ours = Targets::new().with_target(env!("CARGO_PKG_NAME"), LevelFilter::WARN);
+    tracing_subscriber::registry().with(lines.with_filter(ours)).init();
 }
 
 /// Lines up columns with two blanks between them; the last column is not padded.
@@ -47,6 +61,12 @@ pub(super) fn cell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_that_was_already_told_is_not_told_again() {
+        let error = anyhow::anyhow!("refused").context("nats: refused").context("connecting");
+        assert_eq!(in_one_line(&error), "connecting: nats: refused");
+    }
 
     #[test]
     fn columns_line_up_and_control_characters_do_not_reach_the_terminal() {

@@ -289,27 +289,22 @@ impl Platform {
     }
 }
 
-/// The signals that end the platform.
+/// The signals that end the platform. A closed terminal is not among them, so that `nohup` works; without it, the companion of the
+/// supervisor ends everything.
 struct Ends {
     interrupt: Signal,
     terminate: Signal,
-    hang_up: Signal,
 }
 
 impl Ends {
     fn watch() -> Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
         }
     }
 }
