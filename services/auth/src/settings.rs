@@ -17,11 +17,19 @@ pub struct AuthSettings {
     /// How long a session lasts however often its token is exchanged, in seconds. To 31,536,000 (a year), default
     /// 2,592,000 (30 days).
     pub refresh_absolute_s: u32,
+    /// For how long after an exchange a client that repeats it gets the same answer, in milliseconds; a later repetition
+    /// ends the session. 0 to 60,000, default 10,000.
+    pub refresh_retry_window_ms: u32,
 }
 
 impl Default for AuthSettings {
     fn default() -> Self {
-        Self { access_token_ttl_ms: 300_000, refresh_idle_s: 7 * 86_400, refresh_absolute_s: 30 * 86_400 }
+        Self {
+            access_token_ttl_ms: 300_000,
+            refresh_idle_s: 7 * 86_400,
+            refresh_absolute_s: 30 * 86_400,
+            refresh_retry_window_ms: 10_000,
+        }
     }
 }
 
@@ -34,6 +42,7 @@ impl AuthSettings {
         Lifetimes {
             idle: TimeDelta::seconds(self.refresh_idle_s.into()),
             absolute: TimeDelta::seconds(self.refresh_absolute_s.into()),
+            repeat: TimeDelta::milliseconds(self.refresh_retry_window_ms.into()),
         }
     }
 }
@@ -50,6 +59,9 @@ impl Settings for AuthSettings {
         if !(1..=self.refresh_absolute_s).contains(&self.refresh_idle_s) {
             faults.push("refresh_idle_s must be 1 to refresh_absolute_s".to_owned());
         }
+        if self.refresh_retry_window_ms > 60_000 {
+            faults.push("refresh_retry_window_ms must be 0 to 60000".to_owned());
+        }
         faults
     }
 }
@@ -62,8 +74,13 @@ mod tests {
     fn all_faults_are_told_at_once() {
         assert_eq!(AuthSettings::default().check(), Vec::<String>::new());
 
-        let settings = AuthSettings { access_token_ttl_ms: 900_001, refresh_idle_s: 2, refresh_absolute_s: 1 };
+        let settings = AuthSettings {
+            access_token_ttl_ms: 900_001,
+            refresh_idle_s: 2,
+            refresh_absolute_s: 1,
+            refresh_retry_window_ms: 60_001,
+        };
 
-        assert_eq!(settings.check().len(), 2);
+        assert_eq!(settings.check().len(), 3);
     }
 }

@@ -53,7 +53,7 @@ impl Hashing {
             let hash = scratch.lend(|memory| PasswordHash::make(user.password.bytes(), salt, parameters, memory));
             Ok((user, hash))
         };
-        self.compute.run(cx, job).instrument(tracing::info_span!("compute.password.hash")).await
+        self.compute.run(cx, job).instrument(tracing::info_span!("compute.argon2.hash")).await
     }
 
     /// Hashes a password that has just been found right. 503 when too many wait.
@@ -63,7 +63,7 @@ impl Hashing {
             let bytes = password.bytes()?;
             Some(scratch.lend(|memory| PasswordHash::make(bytes, salt, parameters, memory)))
         };
-        self.compute.run(cx, job).instrument(tracing::info_span!("compute.password.hash")).await
+        self.compute.run(cx, job).instrument(tracing::info_span!("compute.argon2.hash")).await
     }
 
     /// Checks a password. The work is the same when there is no hash to check it against, and when it can be nobody's
@@ -84,7 +84,7 @@ impl Hashing {
                 }
             })
         };
-        self.compute.run(cx, job).instrument(tracing::info_span!("compute.password.verify")).await
+        self.compute.run(cx, job).instrument(tracing::info_span!("compute.argon2.verify")).await
     }
 
     /// Gives memory back that has lain idle, until `stopping` completes.

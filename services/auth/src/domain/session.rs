@@ -1,7 +1,7 @@
 //! Sessions and what becomes of a refresh token that is presented.
 //!
 //! ```text
-//!            first use: rotate                   again within the grace time: the same successor
+//!            first use: rotate                   again within the repeat time: the same successor
 //! [issued] ---------------------> [exchanged] ------------------------------------------------->
 //!    | idle or absolute end            | again later: reuse
 //!    v                                 v
@@ -12,9 +12,6 @@ use std::fmt;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
-
-/// How long a client that did not hear the answer may ask again (FAPI 2.0 wants a rotation to be repeatable).
-const REPEAT_WITHIN: TimeDelta = TimeDelta::seconds(10);
 
 /// A session's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +65,8 @@ pub struct Lifetimes {
     pub idle: TimeDelta,
     /// From the sign-in, however often tokens are exchanged.
     pub absolute: TimeDelta,
+    /// After an exchange, for a client that did not hear its answer (FAPI 2.0 wants a rotation to be repeatable).
+    pub repeat: TimeDelta,
 }
 
 /// A session.
@@ -97,12 +96,12 @@ impl Session {
     }
 
     /// What becomes of `token`, whose kept state is `kept`, now. Decided under the lock of the session.
-    pub fn exchange(&self, kept: &KeptToken, now: DateTime<Utc>) -> Exchange {
+    pub fn exchange(&self, kept: &KeptToken, now: DateTime<Utc>, lifetimes: Lifetimes) -> Exchange {
         if self.is_revoked || now >= self.expires_at {
             return Exchange::Refuse;
         }
         match kept.used_at {
-            Some(used_at) if now < used_at + REPEAT_WITHIN => Exchange::Repeat,
+            Some(used_at) if now < used_at + lifetimes.repeat => Exchange::Repeat,
             Some(_) => Exchange::Revoke,
             None if now >= kept.expires_at => Exchange::Refuse,
             None => Exchange::Rotate,
@@ -136,7 +135,8 @@ pub enum Exchange {
 mod tests {
     use super::*;
 
-    const LIFETIMES: Lifetimes = Lifetimes { idle: TimeDelta::days(7), absolute: TimeDelta::days(30) };
+    const LIFETIMES: Lifetimes =
+        Lifetimes { idle: TimeDelta::days(7), absolute: TimeDelta::days(30), repeat: TimeDelta::seconds(10) };
 
     fn start() -> DateTime<Utc> {
         DateTime::from_timestamp(1_700_000_000, 0).unwrap()
@@ -150,28 +150,32 @@ mod tests {
         KeptToken { expires_at: session().token_expires_at(issued_at, LIFETIMES), used_at }
     }
 
+    fn outcome(session: &Session, token: &KeptToken, now: DateTime<Utc>) -> Exchange {
+        session.exchange(token, now, LIFETIMES)
+    }
+
     #[test]
     fn token_is_exchanged_once_and_repeated_for_ten_seconds() {
         let used_at = start() + TimeDelta::minutes(5);
         let used = token(start(), Some(used_at));
 
-        assert_eq!(session().exchange(&token(start(), None), used_at), Exchange::Rotate);
-        assert_eq!(session().exchange(&used, used_at), Exchange::Repeat);
-        assert_eq!(session().exchange(&used, used_at + TimeDelta::milliseconds(9_999)), Exchange::Repeat);
-        assert_eq!(session().exchange(&used, used_at + TimeDelta::seconds(10)), Exchange::Revoke);
-        assert_eq!(session().exchange(&used, used_at + TimeDelta::days(8)), Exchange::Revoke);
+        assert_eq!(outcome(&session(), &token(start(), None), used_at), Exchange::Rotate);
+        assert_eq!(outcome(&session(), &used, used_at), Exchange::Repeat);
+        assert_eq!(outcome(&session(), &used, used_at + TimeDelta::milliseconds(9_999)), Exchange::Repeat);
+        assert_eq!(outcome(&session(), &used, used_at + TimeDelta::seconds(10)), Exchange::Revoke);
+        assert_eq!(outcome(&session(), &used, used_at + TimeDelta::days(8)), Exchange::Revoke);
     }
 
     #[test]
     fn token_ends_after_seven_idle_days_and_the_session_after_thirty() {
         let last = start() + TimeDelta::days(28);
 
-        assert_eq!(session().exchange(&token(start(), None), start() + TimeDelta::days(7)), Exchange::Refuse);
+        assert_eq!(outcome(&session(), &token(start(), None), start() + TimeDelta::days(7)), Exchange::Refuse);
         assert_eq!(
-            session().exchange(&token(last, None), start() + TimeDelta::days(30) - TimeDelta::seconds(1)),
+            outcome(&session(), &token(last, None), start() + TimeDelta::days(30) - TimeDelta::seconds(1)),
             Exchange::Rotate
         );
-        assert_eq!(session().exchange(&token(last, None), start() + TimeDelta::days(30)), Exchange::Refuse);
+        assert_eq!(outcome(&session(), &token(last, None), start() + TimeDelta::days(30)), Exchange::Refuse);
         assert_eq!(token(last, None).expires_at, session().expires_at);
     }
 
@@ -179,7 +183,7 @@ mod tests {
     fn revoked_session_exchanges_nothing() {
         let revoked = Session { is_revoked: true, ..session() };
 
-        assert_eq!(revoked.exchange(&token(start(), None), start()), Exchange::Refuse);
-        assert_eq!(revoked.exchange(&token(start(), Some(start())), start() + TimeDelta::hours(1)), Exchange::Refuse);
+        assert_eq!(outcome(&revoked, &token(start(), None), start()), Exchange::Refuse);
+        assert_eq!(outcome(&revoked, &token(start(), Some(start())), start() + TimeDelta::hours(1)), Exchange::Refuse);
     }
 }

@@ -22,7 +22,7 @@ pub(crate) async fn refresh(auth: &Auth, cx: &Context, request: RefreshRequest) 
     let mut tx = auth.database.begin(cx).await?;
     let session = storage::lock_session_of(&mut tx, token.hash()).await?.ok_or(AuthError::InvalidToken)?;
     let kept = storage::find_token(&mut tx, token.hash()).await?.ok_or(AuthError::InvalidToken)?;
-    let exchange = session.exchange(&kept, cx.now());
+    let exchange = session.exchange(&kept, cx.now(), auth.settings.lifetimes());
     let successor = token.successor(&auth.successor_key);
     match (exchange, roles) {
         (Exchange::Refuse, _) => Err(AuthError::InvalidToken.into()),
