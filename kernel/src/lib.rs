@@ -32,7 +32,7 @@ pub use caller::{Caller, Reply};
 pub use clock::Clock;
 pub use compute::ComputePool;
 pub use context::{Actor, Client, Context};
-pub use data::{AuditAction, Database, Transaction, page};
+pub use data::{AuditAction, Consumers, Database, Message, Transaction, page};
 pub use error::{Error, Result, StartError};
 pub use lifecycle::Lifecycle;
 pub use metrics::Metrics;

@@ -54,3 +54,44 @@ impl RelayMeasures {
         );
     }
 }
+
+/// Told apart by consumer and what became of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByOutcome {
+    /// The durable's name.
+    pub consumer: &'static str,
+    /// `handled`, `known` (its effect was committed before), `failed` or `poison`.
+    pub outcome: &'static str,
+}
+
+/// Told apart by consumer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByConsumer {
+    /// The durable's name.
+    pub consumer: &'static str,
+}
+
+/// What consumers count. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct ConsumerMeasures {
+    /// Messages that came, by what became of them.
+    pub messages: Family<ByOutcome, Counter>,
+    /// Messages that have not been delivered yet, when the last one was.
+    pub pending: Family<ByConsumer, Gauge>,
+}
+
+impl ConsumerMeasures {
+    /// Registers them all.
+    pub fn register(&self, metrics: &Metrics) {
+        metrics.register("trunkline_consumer_messages", "Messages by what became of them", self.messages.clone());
+        metrics.register("trunkline_consumer_pending", "Messages that are not delivered yet", self.pending.clone());
+    }
+
+    pub(super) fn messages(&self, consumer: &'static str, outcome: &'static str, count: usize) {
+        self.messages.get_or_create(&ByOutcome { consumer, outcome }).inc_by(count as u64);
+    }
+
+    pub(super) fn pending(&self, consumer: &'static str, count: u64) {
+        self.pending.get_or_create(&ByConsumer { consumer }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}

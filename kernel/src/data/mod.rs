@@ -1,6 +1,7 @@
 //! PostgreSQL and what rests on it: transactions with their events and audit records, the relay that sends those, durable
 //! consumers, migrations, pages of lists.
 
+pub mod consumer;
 mod database;
 pub mod measures;
 pub mod migrations;
@@ -12,6 +13,7 @@ pub mod relay;
 mod session;
 mod transaction;
 
+pub use consumer::{Consumers, Message};
 pub use database::Database;
 pub use record::AuditAction;
 pub use transaction::Transaction;

@@ -20,9 +20,13 @@ pub fn free_port() -> u16 {
 }
 
 /// A folder of this process, empty at first. Those of processes that have ended are removed.
+///
+/// Whoever needs servers also gets the log lines of what is tested, shown with a test that fails.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
+        let lines = tracing_subscriber::fmt().with_test_writer().with_env_filter("info,kernel=debug");
+        lines.init();
         let parent = std::env::temp_dir();
         let prefix = "trunkline-kernel-";
         for entry in fs::read_dir(&parent).expect("the temporary folder can be read").flatten() {

@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use kernel::data::migrations;
 use kernel::data::provision::{Provision, ServiceRoles, prepare};
 use kernel::settings::Secret;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection};
 
 /// A server of its own.
 pub struct Postgres {
@@ -126,6 +129,32 @@ impl Database {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Runs statements as the role that migrates.
+    pub async fn run_as_owner(&self, service: &str, sql: &str) {
+        let mut owner = self.connect_as_owner(service).await;
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut owner).await.expect(sql);
+    }
+
+    /// Rows as the role that migrates sees them.
+    pub async fn rows_as_owner<T>(&self, service: &str, sql: &str) -> Vec<T>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        let mut owner = self.connect_as_owner(service).await;
+        sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut owner).await.expect(sql)
+    }
+
+    async fn connect_as_owner(&self, service: &str) -> PgConnection {
+        let url = self.owner_url(service);
+        for _ in 0..100 {
+            match PgConnection::connect(url.expose()).await {
+                Ok(connection) => return connection,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        panic!("the owner is not let in");
     }
 
     /// As the role that migrates.

@@ -1,0 +1,101 @@
+//! A message as a handler sees it.
+
+use async_nats::jetstream;
+use async_nats::{HeaderMap, HeaderValue, Subject};
+use bytes::Bytes;
+use subjects::Body;
+use subjects::json::{self, DecodeError};
+
+use crate::{Error, Result, TraceContext};
+
+/// Bytes of an id at most; a longer one, which is none of ours, does not count as an id.
+const ID_BYTES_MAX: usize = 256;
+
+/// A message of a stream.
+#[derive(Clone, Debug)]
+pub struct Message {
+    subject: Subject,
+    id: String,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+    sequence: u64,
+    pub(super) delivered: u64,
+    pub(super) pending: u64,
+    /// Where its acknowledgement goes.
+    pub(super) ack: Subject,
+}
+
+impl Message {
+    /// `None` for what did not come from this consumer: anybody may publish into an inbox that they know.
+    pub(super) fn read(message: jetstream::Message, stream: &str, durable: &str) -> Option<Self> {
+        let info = message.info().ok().filter(|info| info.stream == stream && info.consumer == durable)?;
+        let (sequence, pending) = (info.stream_sequence, info.pending);
+        let delivered = u64::try_from(info.delivered).ok()?;
+        // A stream made anew counts from 1 again, so the time belongs to the name.
+        let place = || format!("{stream}:{sequence}:{}", info.published.unix_timestamp_nanos());
+        let headers = message.headers.as_ref();
+        let id = headers.and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID)).map(ToString::to_string);
+        let id = id.filter(|id| (1..=ID_BYTES_MAX).contains(&id.len())).unwrap_or_else(place);
+        let jetstream::Message { message, .. } = message;
+        let ack = message.reply?;
+        Some(Self {
+            subject: message.subject,
+            id,
+            headers: message.headers,
+            payload: message.payload,
+            sequence,
+            delivered,
+            pending,
+            ack,
+        })
+    }
+
+    /// The subject it was published to. Only the service that the subject names may publish to it.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Its `Nats-Msg-Id`; where it has none, a name made of its place. A repeated delivery has the same.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its body.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// The first value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, values) = self.headers.as_ref()?.iter().find(|(known, _)| AsRef::<str>::as_ref(known) == name)?;
+        values.first().map(HeaderValue::as_str)
+    }
+
+    /// Its place in the stream.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// How often it has been delivered, this time included.
+    pub fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// The trace of the request that caused it.
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.header("traceparent").and_then(TraceContext::parse)
+    }
+
+    /// Its body as a message of the contract. Fields that are not known are passed over.
+    pub fn decode<T: Body>(&self) -> Result<T> {
+        json::decode(&self.payload).map_err(|error| {
+            let what = match error {
+                DecodeError::Malformed(what) => what,
+                DecodeError::Invalid(field) | DecodeError::Bound(field) => {
+                    format!("{} {}", field.pointer, field.detail)
+                }
+            };
+            Error::new(422, "undecodable", "The message is not of its type.").with_source(what)
+        })
+    }
+}
