@@ -1,2 +1,7 @@
 //! Hands the gateway to the kernel.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kernel::run::<gateway::Gateway>()
+}
