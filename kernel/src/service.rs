@@ -11,7 +11,8 @@ use crate::settings::{Process, Settings};
 use crate::sockets::InheritedSockets;
 use crate::status::Status;
 use crate::{
-    Caller, Clock, ComputePool, Context, Database, Ids, Lifecycle, Metrics, Random, StartError, TokenVerifier,
+    Caller, Clock, ComputePool, Consumers, Context, Database, Ids, Lifecycle, Metrics, Random, StartError,
+    TokenVerifier,
 };
 
 /// A deployable service. `kernel::run::<Self>()` is all of its `main`.
@@ -30,6 +31,9 @@ pub trait Service: Sized + Send + Sync + 'static {
 
     /// Registers what it serves: `identity::v1::register(routes)`. Every endpoint of the contract must be there.
     fn routes(_routes: &mut Routes<Self>) {}
+
+    /// Takes the messages of the durable consumers that the contract declares, all of them.
+    fn consumers(_consumers: &mut Consumers<Self>) {}
 
     /// What it does beside answering, from when it serves until `life` stops. Returning before that is a failure.
     fn run(self: Arc<Self>, life: Lifecycle) -> impl Future<Output = Result<(), StartError>> + Send {

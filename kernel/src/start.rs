@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::caller::Caller;
-use crate::data::measures::RelayMeasures;
+use crate::data::consumer::ConsumerParts;
+use crate::data::measures::{ConsumerMeasures, RelayMeasures};
 use crate::data::migrations;
 use crate::data::relay::Relay;
 use crate::discovery::Discovery;
@@ -20,7 +21,9 @@ use crate::settings::{Process, Secret};
 use crate::sockets::InheritedSockets;
 use crate::status::Status;
 use crate::tokens::CallerKeys;
-use crate::{Clock, ComputePool, Database, Ids, Lifecycle, Metrics, Random, Service, StartError, TokenVerifier, admin};
+use crate::{
+    Clock, ComputePool, Consumers, Database, Ids, Lifecycle, Metrics, Random, Service, StartError, TokenVerifier, admin,
+};
 
 /// How long one look at the broker may take before it is looked at again.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -128,6 +131,17 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
     if S::DATABASE {
         start_relay(&database, &connection, &random, &metrics, &infrastructure);
     }
+
+    let mut consumers = Consumers::new(contract);
+    S::consumers(&mut consumers);
+    let consuming = ConsumerParts {
+        database: database.clone(),
+        client: connection.client().clone(),
+        clock: clock.clone(),
+        random: random.clone(),
+        measures: ConsumerMeasures::registered(&metrics),
+    };
+    consumers.start(&built, &consuming, &life)?;
 
     let mut routes = Routes::new();
     S::routes(&mut routes);
@@ -277,8 +291,7 @@ fn start_relay(
     metrics: &Metrics,
     infrastructure: &Lifecycle,
 ) {
-    let measures = RelayMeasures::default();
-    measures.register(metrics);
+    let measures = RelayMeasures::registered(metrics);
     let relay = Relay::new(database.clone(), connection.client().clone(), random.clone(), measures);
     infrastructure.spawn("relay", relay.run(infrastructure.stop_token()));
 }

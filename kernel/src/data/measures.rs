@@ -33,8 +33,14 @@ pub struct RelayMeasures {
 }
 
 impl RelayMeasures {
-    /// Registers them all.
-    pub fn register(&self, metrics: &Metrics) {
+    /// All at nothing, and shown among the metrics of the process.
+    pub fn registered(metrics: &Metrics) -> Self {
+        let measures = Self::default();
+        measures.register(metrics);
+        measures
+    }
+
+    fn register(&self, metrics: &Metrics) {
         metrics.register("trunkline_outbox_unsent", "Messages in the outbox that are not sent", self.depth.clone());
         metrics.register(
             "trunkline_outbox_oldest_unsent_age_seconds",
@@ -81,8 +87,14 @@ pub struct ConsumerMeasures {
 }
 
 impl ConsumerMeasures {
-    /// Registers them all.
-    pub fn register(&self, metrics: &Metrics) {
+    /// All at nothing, and shown among the metrics of the process.
+    pub fn registered(metrics: &Metrics) -> Self {
+        let measures = Self::default();
+        measures.register(metrics);
+        measures
+    }
+
+    fn register(&self, metrics: &Metrics) {
         metrics.register("trunkline_consumer_messages", "Messages by what became of them", self.messages.clone());
         metrics.register("trunkline_consumer_pending", "Messages that are not delivered yet", self.pending.clone());
     }
