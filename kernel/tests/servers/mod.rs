@@ -13,6 +13,10 @@ use std::process::{Child, Command};
 use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
+use trunkline::platform::process::User;
+use trunkline::platform::terminal::Terminal;
+use trunkline::platform::{binaries, folders};
+
 /// A port that is free now.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
@@ -42,8 +46,41 @@ pub fn folder() -> &'static Path {
     })
 }
 
+/// The servers' programs, found or fetched as `up` does it.
+pub struct Programs {
+    /// nats-server.
+    pub nats_server: PathBuf,
+    /// The folder with `initdb` and `postgres`.
+    pub postgres: PathBuf,
+    /// Who runs PostgreSQL, which refuses to be run by root.
+    pub postgres_user: Option<User>,
+}
+
+/// Finds them once.
+pub fn programs() -> &'static Programs {
+    static PROGRAMS: OnceLock<Programs> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        // Asked for in the middle of a runtime, which cannot wait for another of its own.
+        #[expect(clippy::disallowed_methods, reason = "has a runtime of its own and is waited for")]
+        let finder = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(find_programs())
+        });
+        finder.join().expect("the finder ends").expect("the programs are found or fetched")
+    })
+}
+
+async fn find_programs() -> anyhow::Result<Programs> {
+    let cache = std::env::var_os("TRUNKLINE_CACHE").map_or_else(folders::default_cache, |folder| Ok(folder.into()))?;
+    let cache = folders::prepare_cache(&cache)?;
+    let postgres_user = trunkline::platform::postgres::user()?;
+    let nats_server = binaries::nats_server(&cache, Terminal::Stderr).await?.program;
+    let postgres = binaries::postgres(&cache, None, postgres_user, Terminal::Stderr).await?.folder;
+    Ok(Programs { nats_server, postgres, postgres_user })
+}
+
 /// Starts a process that is killed when this one ends, however it ends.
-pub fn spawn(command: &str, arguments: Vec<String>, user: Option<&str>) -> Child {
+pub fn spawn(program: &Path, arguments: Vec<String>, user: Option<User>) -> Child {
     // The signal comes when the thread that forked ends, so that thread must live as long as the process.
     type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
     static PARENT: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
@@ -60,9 +97,9 @@ pub fn spawn(command: &str, arguments: Vec<String>, user: Option<&str>) -> Child
     let mut wrapped = Command::new("setpriv");
     wrapped.args(["--pdeathsig", "KILL"]);
     if let Some(user) = user {
-        wrapped.args(["--reuid", user, "--regid", user, "--clear-groups"]);
+        wrapped.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid), "--clear-groups".to_owned()]);
     }
-    wrapped.arg(command).args(arguments);
+    wrapped.arg(program).args(arguments);
     let (answer, child) = mpsc::channel();
     parent.send((wrapped, answer)).expect("the parent thread lives");
     child.recv().expect("the parent thread answers").expect("the command can be started")

