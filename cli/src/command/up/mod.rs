@@ -1,5 +1,8 @@
 //! `trunkline up`: the whole platform on this machine, from nothing to ready, until somebody ends it.
 
+mod ends;
+mod platform;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,12 +12,13 @@ use clap::Args;
 use kernel::settings::Secret;
 use serde_json::json;
 use subjects::broker::PROVISION;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
+use self::ends::Ends;
+use self::platform::Platform;
 use super::options::{self, Data, GivenNats, Setting};
 use super::output::print;
-use crate::platform::admin::{self, AdminFile};
+use crate::platform::admin::AdminFile;
 use crate::platform::database::DATABASE;
 use crate::platform::deployment::{self, Deployment};
 use crate::platform::nats::streams::Declaration;
@@ -22,7 +26,6 @@ use crate::platform::nats::{SyncMode, client};
 use crate::platform::ports::Port;
 use crate::platform::programs::{self, Programs};
 use crate::platform::servers::{self, Servers};
-use crate::platform::supervisor::Process;
 use crate::platform::terminal::Terminal;
 use crate::platform::{folders, secrets};
 
@@ -67,13 +70,6 @@ pub(super) struct Arguments {
     /// Use this PostgreSQL server, as superuser
     #[arg(long, value_name = "URL", env = "TRUNKLINE_POSTGRES_URL", hide_env_values = true)]
     postgres_url: Option<String>,
-}
-
-/// Everything that runs.
-struct Platform {
-    deployment: Deployment,
-    servers: Servers,
-    file: AdminFile,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<()> {
@@ -216,95 +212,6 @@ async fn answers(gateway_url: Option<&str>) -> Result<()> {
             }
             Err(error) if Instant::now() > until => return Err(error).context("the gateway does not answer"),
             _ => sleep(Duration::from_millis(20)).await,
-        }
-    }
-}
-
-impl Platform {
-    /// Writes down what runs now.
-    fn list(&self) -> Result<()> {
-        let mut admin = self.file.read()?;
-        let servers = [self.servers.nats(), self.servers.postgres()].into_iter().flatten();
-        let running = admin::running(self.deployment.processes().iter().chain(servers));
-        if running != admin.processes {
-            admin.processes = running;
-            self.file.write(&admin)?;
-        }
-        Ok(())
-    }
-
-    /// Keeps that list current for ever.
-    async fn keep_listed(&self) -> Result<()> {
-        let mut deployment = self.deployment.supervisor().changes();
-        let mut servers = self.servers.supervisor().changes();
-        loop {
-            tokio::select! {
-                changed = deployment.changed() => changed?,
-                changed = servers.changed() => changed?,
-            }
-            if let Err(error) = self.list() {
-                tracing::warn!(error = format!("{error:#}"), "the list of processes is out of date");
-            }
-        }
-    }
-
-    fn tell(&self, arguments: &Arguments, context: &Path) -> Result<()> {
-        let command = if std::env::var_os("CARGO_MANIFEST_DIR").is_some() { "cargo trunkline" } else { "trunkline" };
-        let data = self.servers.data().display();
-        let on_data = if arguments.data.is_given() { format!(" --data {data}") } else { String::new() };
-        let gateway = self.deployment.gateway_url().unwrap_or_else(|| "none".to_owned());
-        let sync = match self.servers.nats() {
-            Some(_) => format!(" (JetStream sync: {})", arguments.sync.name()),
-            None => String::new(),
-        };
-        print(&format!("gateway: {gateway}"))?;
-        print(&format!("nats:    {}{sync}", self.servers.nats_url()))?;
-        print(&format!("context: {}", context.display()))?;
-        print(&format!("data:    {data} (admin.json has the administrator and all addresses; logs in logs/)"))?;
-        print("\nready; three things to try in another terminal:")?;
-        print(&format!("  curl -H \"Authorization: Bearer $({command} token{on_data})\" {gateway}/api/v1/users/me"))?;
-        print(&format!("  nats --context {} service ls", context.display()))?;
-        print(&format!("  {command} audit list{on_data}"))
-    }
-
-    async fn stop(self, ends: &mut Ends) -> Result<()> {
-        let orderly = async {
-            self.deployment.stop().await?;
-            for process in [self.servers.nats(), self.servers.postgres()].into_iter().flatten() {
-                process.stop().await?;
-            }
-            Ok(())
-        };
-        let stopped = tokio::select! {
-            stopped = orderly => stopped,
-            () = ends.next() => self.kill().await,
-        };
-        stopped.and(self.list())
-    }
-
-    async fn kill(&self) -> Result<()> {
-        let servers = [self.servers.nats(), self.servers.postgres()].into_iter().flatten();
-        let processes = self.deployment.processes().iter().chain(servers);
-        futures::future::try_join_all(processes.map(Process::kill)).await.map(|_| ())
-    }
-}
-
-/// The signals that end the platform. A closed terminal is not among them, so that `nohup` works; without it, the companion of the
-/// supervisor ends everything.
-struct Ends {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Ends {
-    fn watch() -> Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
         }
     }
 }
