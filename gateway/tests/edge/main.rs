@@ -1,0 +1,18 @@
+//! What the edge promises, observed from outside on real parts. How endpoints behave behind it is their services' and
+//! the scenarios' to test.
+#![expect(clippy::unwrap_used, unreachable_pub, reason = "a test binary")]
+
+mod answers;
+mod framing;
+mod http2;
+mod limits;
+mod pages;
+mod raw;
+mod routing;
+
+use platform_tests::Setup;
+
+/// A platform for tests that ask nothing of the audit log.
+fn edge() -> Setup {
+    Setup::new().instances("audit", 0)
+}
