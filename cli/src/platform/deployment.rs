@@ -213,8 +213,8 @@ impl Deployment {
         if let Some(socket) = &self.public {
             return Ok(Arc::clone(socket));
         }
-        let (port, _) = self.options.gateway_port.pick().context("the port of the gateway")?;
-        let socket = Arc::new(ports::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?);
+        let reserved = self.options.gateway_port.reserve().context("the port of the gateway")?;
+        let socket = Arc::new(reserved.into_socket());
         self.public = Some(Arc::clone(&socket));
         Ok(socket)
     }

@@ -49,13 +49,14 @@ fn default(system: &str, variable: &str, below_home: &str) -> Result<PathBuf> {
 /// When it cannot be made or resolved.
 pub fn prepare(path: &Path) -> Result<PathBuf> {
     let mode = if is_root() { 0o711 } else { 0o700 };
-    let existed = path.exists();
+    // An empty folder was made for us, often by `mktemp --directory`; one with content keeps the rights that its owner gave it.
+    let is_new = std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(path)
         .with_context(|| format!("making the folder {}", path.display()))?;
-    if !existed {
+    if is_new {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
     path.canonicalize().with_context(|| format!("resolving {}", path.display()))

@@ -21,20 +21,37 @@ pub enum Port {
     Any,
 }
 
+/// A port kept free of others until the server that is meant for it starts.
+#[derive(Debug)]
+pub struct Reserved {
+    /// The port.
+    pub port: u16,
+    /// Whether it is another than the preferred one.
+    pub is_second_choice: bool,
+    socket: TcpListener,
+}
+
+impl Reserved {
+    /// The socket that listens there already.
+    pub fn into_socket(self) -> TcpListener {
+        self.socket
+    }
+}
+
 impl Port {
-    /// Picks the port: `(port, whether it is the preferred one)`.
+    /// Picks the port and holds it until the answer is dropped.
     ///
     /// # Errors
     /// When the exact port is taken, or none is free.
-    pub fn pick(self) -> Result<(u16, bool)> {
-        match self {
-            Self::Exactly(port) | Self::Preferably(port) if is_free(port) => Ok((port, true)),
-            Self::Exactly(port) => {
-                bail!("port {port} is taken; end what listens there or choose another --port-base")
-            }
-            Self::Preferably(_) => Ok((any()?, false)),
-            Self::Any => Ok((any()?, true)),
-        }
+    pub fn reserve(self) -> Result<Reserved> {
+        let (port, is_second_choice) = match self {
+            Self::Exactly(port) | Self::Preferably(port) if is_free(port) => (port, false),
+            Self::Exactly(port) => bail!("port {port} is taken; end what listens there or choose another --port-base"),
+            Self::Preferably(_) => (any()?, true),
+            Self::Any => (any()?, false),
+        };
+        let socket = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        Ok(Reserved { port, is_second_choice, socket })
     }
 }
 

@@ -22,6 +22,18 @@ pub use rustix::process::Signal;
 /// A log is set aside at a start once it is larger than this; one older log is kept.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// What this process may have been told and no other has to know: who needs one of these is told its own.
+const NOT_HANDED_DOWN: &[&str] = &[
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "TRUNKLINE_POSTGRES_URL",
+    "TRUNKLINE_DATABASE_URL",
+    "TRUNKLINE_DATABASE_OWNER_URL",
+    "TRUNKLINE_NKEY_FILE",
+    "TRUNKLINE_KEY_FILE",
+];
+
 /// What a process is, everything a start needs; one value starts it any number of times.
 #[derive(Clone)]
 pub struct Spec {
@@ -87,11 +99,11 @@ impl Spec {
     pub(crate) fn spawn(&self) -> Result<tokio::process::Child> {
         let log = open_log(&self.log).with_context(|| format!("opening the log {}", self.log.display()))?;
         let mut command = Command::new(&self.program);
+        for name in NOT_HANDED_DOWN {
+            command.env_remove(name);
+        }
         command
             .args(&self.args)
-            .env_remove("LISTEN_PID") // What we were handed down ourselves is not theirs.
-            .env_remove("LISTEN_FDS")
-            .env_remove("LISTEN_FDNAMES")
             .envs(&self.env)
             .current_dir("/")
             .process_group(0)

@@ -11,7 +11,8 @@ use kernel::settings::Secret;
 
 use super::database::Databases;
 use super::nats::{self, SyncMode, users::Account};
-use super::ports::Port;
+use super::ports::{self, Port, Reserved};
+use super::process::Spec;
 use super::supervisor::{Process, Supervisor, end_left_behind};
 use super::terminal::Terminal;
 use super::{binaries, folders, postgres, secrets};
@@ -191,23 +192,26 @@ async fn start_nats(
         return Ok((None, url.clone(), None));
     }
     let program = binaries::nats_server(&options.cache, options.terminal).await?;
-    let (port, preferred) = options.nats_port.pick().context("the port of nats-server")?;
-    if !preferred {
-        options.terminal.say(&format!("the usual port is taken: nats-server listens on {port}"));
+    let mut wanted = options.nats_port;
+    loop {
+        let reserved = wanted.reserve().context("the port of nats-server")?;
+        let port = reserved.port;
+        let monitoring_port = ports::any()?;
+        let spec = nats::prepare(&nats::Options {
+            program: &program,
+            folder: data.join("nats"),
+            port,
+            monitoring_port,
+            sync: options.sync,
+            users,
+            log: data.join("logs/nats-server-1.log"),
+            run_folder: data.join("run"),
+        })?;
+        if let Some(process) = start(spec, reserved, &mut wanted, options.terminal, supervisor).await? {
+            let monitoring_url = format!("http://127.0.0.1:{monitoring_port}");
+            return Ok((Some(process), format!("nats://127.0.0.1:{port}"), Some(monitoring_url)));
+        }
     }
-    let monitoring_port = super::ports::any()?;
-    let process = supervisor.spawn(nats::prepare(&nats::Options {
-        program: &program,
-        folder: data.join("nats"),
-        port,
-        monitoring_port,
-        sync: options.sync,
-        users,
-        log: data.join("logs/nats-server-1.log"),
-        run_folder: data.join("run"),
-    })?);
-    process.ready(READY_WITHIN).await?;
-    Ok((Some(process), format!("nats://127.0.0.1:{port}"), Some(format!("http://127.0.0.1:{monitoring_port}"))))
 }
 
 /// `(our process, the superuser's URL)`.
@@ -219,15 +223,14 @@ async fn start_postgres(options: &Options, data: &Path, supervisor: &Supervisor)
     folders::check_reachable(data, user, "data folder")?;
     let folder = data.join("postgres");
     let programs = binaries::postgres(&options.cache, postgres::data_major(&folder), user, options.terminal).await?;
-    let (port, preferred) = options.postgres_port.pick().context("the port of PostgreSQL")?;
-    if !preferred {
-        options.terminal.say(&format!("the usual port is taken: PostgreSQL listens on {port}"));
-    }
     let password = secrets::keep(&data.join("secrets/postgres"), secrets::password)?;
-    let process = supervisor.spawn(
-        postgres::prepare(&postgres::Options {
+    let mut wanted = options.postgres_port;
+    loop {
+        let reserved = wanted.reserve().context("the port of PostgreSQL")?;
+        let port = reserved.port;
+        let spec = postgres::prepare(&postgres::Options {
             programs: &programs,
-            folder,
+            folder: folder.clone(),
             user,
             port,
             password: &password,
@@ -235,10 +238,37 @@ async fn start_postgres(options: &Options, data: &Path, supervisor: &Supervisor)
             log: data.join("logs/postgres-1.log"),
             run_folder: data.join("run"),
         })
-        .await?,
-    );
-    process.ready(READY_WITHIN).await?;
-    Ok((Some(process), postgres::url(port, &password, "postgres")))
+        .await?;
+        if let Some(process) = start(spec, reserved, &mut wanted, options.terminal, supervisor).await? {
+            return Ok((Some(process), postgres::url(port, &password, "postgres")));
+        }
+    }
+}
+
+/// Starts a server on the port that was kept for it and waits until it answers. `None` when somebody else took the port in the
+/// moment between: then `wanted` is another.
+async fn start(
+    spec: Spec,
+    reserved: Reserved,
+    wanted: &mut Port,
+    terminal: Terminal,
+    supervisor: &Supervisor,
+) -> Result<Option<Process>> {
+    let (name, port) = (spec.name.clone(), reserved.port);
+    if reserved.is_second_choice {
+        terminal.say(&format!("the usual port is taken: {name} listens on {port}"));
+    }
+    drop(reserved);
+    let process = supervisor.spawn(spec);
+    match process.ready(READY_WITHIN).await {
+        Ok(_) => Ok(Some(process)),
+        Err(_) if !matches!(wanted, Port::Exactly(_) | Port::Any) && !ports::is_free(port) => {
+            process.stop().await?;
+            *wanted = Port::Any;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// A second start on the same folder would run two servers on one store.
