@@ -30,6 +30,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Operation(Operation),
+    /// Measure the platform beside the least it could cost
+    ///
+    /// Starts servers and services of its own in a temporary folder and takes turns with the floor, so read the ratios. Use a
+    /// release build: `cargo run --release -p trunkline -- bench gateway`.
+    #[command(subcommand)]
+    Bench(crate::bench::Bench),
+}
+
+#[derive(Debug, Subcommand)]
+enum Operation {
     /// Start the whole platform on this machine and keep it running until Ctrl-C
     #[command(long_about = up::ABOUT)]
     Up(up::Arguments),
@@ -64,7 +76,12 @@ struct OnData {
 /// Does what was asked for.
 pub fn run(cli: Cli) -> ExitCode {
     output::log_warnings();
-    match execute(cli.command) {
+    let result = match cli.command {
+        Command::Operation(operation) => execute(operation),
+        // Its parts are processes with a runtime of their own.
+        Command::Bench(bench) => crate::bench::run(bench),
+    };
+    match result {
         Ok(code) => code,
         Err(error) => {
             output::complain(&error);
@@ -73,19 +90,19 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<ExitCode> {
+fn execute(operation: Operation) -> Result<ExitCode> {
     // Two threads: one may be busy with unpacking or making folders while the other sees signals.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let done = ExitCode::SUCCESS;
     let result = runtime.block_on(async {
-        match command {
-            Command::Up(arguments) => up::run(arguments).await.map(|()| done),
-            Command::Migrate(arguments) => migrate::run(arguments).await.map(|()| done),
-            Command::Nats(command) => nats::run(command).await.map(|()| done),
-            Command::Openapi => output::print(subjects::openapi::document().trim_end()).map(|()| done),
-            Command::Token(on) => token::run(&on.data).await.map(|()| done),
-            Command::Audit(command) => audit::run(command).await.map(|()| done),
-            Command::Doctor(arguments) => doctor::run(&arguments).await,
+        match operation {
+            Operation::Up(arguments) => up::run(arguments).await.map(|()| done),
+            Operation::Migrate(arguments) => migrate::run(arguments).await.map(|()| done),
+            Operation::Nats(command) => nats::run(command).await.map(|()| done),
+            Operation::Openapi => output::print(subjects::openapi::document().trim_end()).map(|()| done),
+            Operation::Token(on) => token::run(&on.data).await.map(|()| done),
+            Operation::Audit(command) => audit::run(command).await.map(|()| done),
+            Operation::Doctor(arguments) => doctor::run(&arguments).await,
         }
     });
     runtime.shutdown_background();
