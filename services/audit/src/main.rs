@@ -1,2 +1,7 @@
 //! Hands the audit service to the kernel.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kernel::run::<audit::Audit>()
+}

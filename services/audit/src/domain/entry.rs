@@ -1,6 +1,6 @@
 //! A record as an acting service hands it over, made fit for keeping, and the entry that it becomes.
 
-use chrono::{DateTime, SubsecRound as _, Utc};
+use chrono::{DateTime, Datelike as _, SubsecRound as _, Utc};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -34,6 +34,13 @@ pub enum Outcome {
 }
 
 impl ActorType {
+    const ALL: [Self; 4] = [Self::User, Self::Service, Self::ApiKey, Self::Anonymous];
+
+    /// The value with this word; `None` for any other word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|value| value.as_str() == word)
+    }
+
     /// The word of the API, which is also what is kept and hashed.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,6 +53,13 @@ impl ActorType {
 }
 
 impl Outcome {
+    const ALL: [Self; 3] = [Self::Success, Self::Denied, Self::Failure];
+
+    /// The value with this word; `None` for any other word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|value| value.as_str() == word)
+    }
+
     /// The word of the API, which is also what is kept and hashed.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,6 +110,9 @@ pub enum Faulty {
     /// It says not when it happened, or nothing that is a time.
     #[error("the time is missing or out of range")]
     Time,
+    /// It says not what came of it.
+    #[error("the outcome is missing or unknown")]
+    Outcome,
     /// Its details are no JSON.
     #[error("the details are not one JSON value")]
     Details,
@@ -125,6 +142,12 @@ impl Record {
             ..self
         })
     }
+}
+
+/// The time so many seconds and nanoseconds after 1970; `None` outside the years 1 to 9999, which RFC 3339 cannot write.
+pub fn time_of(seconds: i64, nanos: i32) -> Option<DateTime<Utc>> {
+    let time = DateTime::from_timestamp(seconds, u32::try_from(nanos).ok()?)?;
+    (1..=9_999).contains(&time.year()).then_some(time)
 }
 
 /// A control character becomes its escape (`\u{0}`), so that no line of a log can be forged and PostgreSQL can keep it.
@@ -194,6 +217,14 @@ pub(super) mod tests {
         assert_eq!(kept.details, text);
         assert_eq!(Record { details: String::new(), ..record() }.keepable().unwrap().details, "{}");
         assert_eq!(Record { details: "{".to_owned(), ..record() }.keepable().unwrap_err(), Faulty::Details);
+    }
+
+    #[test]
+    fn times_that_cannot_be_written_are_none() {
+        assert_eq!(time_of(1_700_000_000, 123_456_000), Some(record().time));
+        for (seconds, nanos) in [(i64::MAX, 0), (253_402_300_800, 0), (-62_135_596_801, 0), (0, -1), (0, i32::MAX)] {
+            assert_eq!(time_of(seconds, nanos), None, "{seconds} {nanos}");
+        }
     }
 
     #[test]

@@ -1,0 +1,94 @@
+//! Entries of the log, newest first.
+
+use chrono::{DateTime, Utc};
+use kernel::page::Page;
+use kernel::{Context, Result};
+use pbjson_types::Timestamp;
+use subjects::audit::v1::{self as wire, ListEntriesReply, ListEntriesRequest};
+use subjects::free::v1::RawJson;
+
+use crate::Audit;
+use crate::domain::{ActorType, Entry, Fault, Filter, Outcome, time_of};
+use crate::error::AuditError;
+use crate::storage;
+
+pub(crate) async fn list_entries(audit: &Audit, cx: &Context, request: ListEntriesRequest) -> Result<ListEntriesReply> {
+    let list = name_list(&request);
+    let (page_size, page_token) = (request.page_size, request.page_token.clone());
+    let filter = parse_filter(request).map_err(AuditError::Invalid)?;
+    let page = Page::<i64>::parse(list, page_size, &page_token)?;
+
+    let mut tx = audit.database.begin(cx).await?;
+    let entries = storage::list_entries(&mut tx, &filter, page.after().copied(), page.limit()).await?;
+    tx.commit().await?;
+    let (entries, next_page_token) = page.cut(entries, |entry| entry.sequence);
+    Ok(ListEntriesReply { items: entries.into_iter().map(to_wire).collect(), next_page_token })
+}
+
+/// The list that a page token counts for: the request without its page.
+fn name_list(request: &ListEntriesRequest) -> String {
+    let filter = ListEntriesRequest { page_size: 0, page_token: String::new(), ..request.clone() };
+    format!("entries {filter:?}")
+}
+
+fn parse_filter(request: ListEntriesRequest) -> Result<Filter, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let outcome = parse_outcome(request.outcome).map_err(|fault| faults.push(fault)).ok().flatten();
+    let mut time = |pointer, given| parse_time(pointer, given).map_err(|fault| faults.push(fault)).ok().flatten();
+    let (from, to) = (time("/from", request.from), time("/to", request.to));
+    match Filter::parse(request.actor, request.action, request.target, outcome, from, to) {
+        Ok(filter) if faults.is_empty() => Ok(filter),
+        Ok(_) => Err(faults),
+        Err(more) => Err(faults.into_iter().chain(more).collect()),
+    }
+}
+
+fn parse_outcome(number: i32) -> Result<Option<Outcome>, Fault> {
+    match wire::Outcome::try_from(number) {
+        Ok(wire::Outcome::Unspecified) => Ok(None),
+        Ok(wire::Outcome::Success) => Ok(Some(Outcome::Success)),
+        Ok(wire::Outcome::Denied) => Ok(Some(Outcome::Denied)),
+        Ok(wire::Outcome::Failure) => Ok(Some(Outcome::Failure)),
+        Err(_) => {
+            let detail = "Give SUCCESS, DENIED or FAILURE, or leave it out.";
+            Err(Fault { pointer: "/outcome", code: "invalid", detail })
+        }
+    }
+}
+
+fn parse_time(pointer: &'static str, given: Option<Timestamp>) -> Result<Option<DateTime<Utc>>, Fault> {
+    let Some(given) = given else { return Ok(None) };
+    let detail = "Give a time such as 2026-01-31T23:59:59Z.";
+    time_of(given.seconds, given.nanos).map(Some).ok_or(Fault { pointer, code: "invalid_time", detail })
+}
+
+fn to_wire(entry: Entry) -> wire::Entry {
+    let record = entry.record;
+    let actor_type = match record.actor_type {
+        ActorType::User => wire::actor::Type::User,
+        ActorType::Service => wire::actor::Type::Service,
+        ActorType::ApiKey => wire::actor::Type::ApiKey,
+        ActorType::Anonymous => wire::actor::Type::Anonymous,
+    };
+    let outcome = match record.outcome {
+        Outcome::Success => wire::Outcome::Success,
+        Outcome::Denied => wire::Outcome::Denied,
+        Outcome::Failure => wire::Outcome::Failure,
+    };
+    wire::Entry {
+        id: record.id.to_string(),
+        sequence: entry.sequence.to_string(),
+        time: Some(record.time.into()),
+        actor: Some(wire::Actor { r#type: actor_type.into(), id: record.actor_id }),
+        action: record.action,
+        target: Some(wire::Target { r#type: record.target_type, id: record.target_id }),
+        outcome: outcome.into(),
+        ip_address: record.ip_address,
+        user_agent: record.user_agent,
+        request_id: record.request_id,
+        trace_id: record.trace_id,
+        details: Some(RawJson { text: record.details }),
+        previous_hash: entry.previous_hash.to_string(),
+        hash: entry.hash.to_string(),
+    }
+}
