@@ -73,6 +73,7 @@ impl Subscription {
     ///
     /// Returns early only when the client has died; its caller then ends the process.
     pub(super) async fn read(mut self, life: &Lifecycle, taker: &impl Take) {
+        let mut stopping = pin!(life.stopping());
         loop {
             tokio::select! {
                 biased;
@@ -86,7 +87,7 @@ impl Subscription {
                         return;
                     }
                 }
-                () = life.stopping() => break,
+                () = &mut stopping => break,
             }
         }
         self.leave(taker).await;

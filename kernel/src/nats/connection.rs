@@ -89,6 +89,9 @@ pub(crate) async fn connect(
     if let Some(seed) = seed {
         options = options.nkey(seed.expose().to_owned());
     }
+    if let (Some(user), Some(password)) = (&settings.nats.user, &settings.nats.password) {
+        options = options.user_and_password(user.clone(), password.expose().to_owned());
+    }
     if let Some(file) = &settings.nats.ca_file {
         options = options.add_root_certificates(file.clone()).require_tls(true);
     }

@@ -1,6 +1,7 @@
 //! Requests over one wildcard inbox. Ours rather than the client's, whose table keeps an entry for every request that
 //! timed out, and which lets a refused publish wait for its time-out.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,9 +65,17 @@ impl Requester {
         let prefix: Arc<str> = format!("{}.{unguessable}.", subjects::subject::inbox_prefix(service)).into();
         let mut replies = connection.client().subscribe(format!("{prefix}*")).await?;
         let requester = Self { connection, pending: Arc::clone(&pending), prefix: Arc::clone(&prefix) };
+        let stop = life.stop_token();
         // The stream ends when the client has died, which nothing can mend: the task's end ends the process.
         life.spawn("replies", async move {
-            while let Some(message) = replies.next().await {
+            let mut stopping = pin!(stop.cancelled());
+            loop {
+                let message = tokio::select! {
+                    biased;
+                    message = replies.next() => message,
+                    () = &mut stopping => return,
+                };
+                let Some(message) = message else { return };
                 if let Some(token) = message.subject.strip_prefix(prefix.as_ref()).and_then(Token::parse) {
                     pending.complete(token, message);
                 }

@@ -16,9 +16,9 @@ use crate::telemetry;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Process {
-    /// NATS servers, comma-separated. Default `nats://127.0.0.1:4222`.
+    /// NATS servers, comma-separated, without credentials. Default `nats://127.0.0.1:4222`.
     pub nats_url: String,
-    /// File with the service's nkey seed; absent means to connect without a user.
+    /// File with the service's nkey seed.
     pub nkey_file: Option<PathBuf>,
     /// PostgreSQL as the service's runtime role. Needed by every service with a schema.
     pub database_url: Option<Secret>,
@@ -82,6 +82,10 @@ pub struct Nats {
     pub reconnect_delay_max_ms: u32,
     /// Certificates (PEM) of the authorities that may vouch for the servers; given, the connection is TLS only.
     pub ca_file: Option<PathBuf>,
+    /// The user of a broker that does not know nkeys; needs the password too.
+    pub user: Option<String>,
+    /// That user's password.
+    pub password: Option<Secret>,
 }
 
 /// The connections to PostgreSQL.
@@ -149,7 +153,14 @@ impl Default for Log {
 
 impl Default for Nats {
     fn default() -> Self {
-        Self { ping_interval_ms: 1_000, connect_timeout_ms: 2_000, reconnect_delay_max_ms: 2_000, ca_file: None }
+        Self {
+            ping_interval_ms: 1_000,
+            connect_timeout_ms: 2_000,
+            reconnect_delay_max_ms: 2_000,
+            ca_file: None,
+            user: None,
+            password: None,
+        }
     }
 }
 
@@ -199,8 +210,18 @@ impl Process {
 impl Settings for Process {
     fn check(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        if self.nats_servers().is_err() {
-            faults.push("nats_url is not a list of NATS URLs".to_owned());
+        match self.nats_servers() {
+            Err(_) => faults.push("nats_url is not a list of NATS URLs".to_owned()),
+            Ok(servers) if servers.iter().any(async_nats::ServerAddr::has_user_pass) => {
+                faults.push("nats_url must hold no credentials: they go into nats.user and nats.password".to_owned());
+            }
+            Ok(_) => {}
+        }
+        if self.nats.user.is_some() != self.nats.password.is_some() {
+            faults.push("nats.user and nats.password need each other".to_owned());
+        }
+        if self.nkey_file.is_some() && self.nats.user.is_some() {
+            faults.push("nkey_file and nats.user exclude each other".to_owned());
         }
         if let Err(fault) = self.nkey_seed() {
             faults.push(format!("nkey_file {fault}"));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::jetstream::{self, message::StreamMessage};
 use async_nats::{Client, ConnectOptions};
+use kernel::settings::{Process, Secret};
 use serde_json::{Value, json};
 use subjects::broker;
 
@@ -75,6 +76,14 @@ impl Nats {
             .expect("a client can be made")
     }
 
+    /// How a process connects as a user of the platform.
+    pub fn settings(&self, user: &str) -> Process {
+        let mut process = Process { nats_url: format!("nats://127.0.0.1:{}", self.port), ..Process::default() };
+        process.nats.user = Some(user.to_owned());
+        process.nats.password = Some(Secret::new(PASSWORD));
+        process
+    }
+
     /// Everything in a stream, in order.
     pub async fn messages(&self, stream: &str) -> Vec<StreamMessage> {
         let context = jetstream::new(self.client(OBSERVER).await);
@@ -112,7 +121,7 @@ impl Nats {
             for consumer in stream["consumers"].as_array().expect("consumers are a list") {
                 let durable = consumer["durable_name"].as_str().expect("a consumer has a name");
                 let request = json!({ "stream_name": name, "config": consumer });
-                self.administer(&format!("$JS.API.CONSUMER.DURABLE.CREATE.{name}.{durable}"), &request).await;
+                self.administer(&format!("$JS.API.CONSUMER.CREATE.{name}.{durable}"), &request).await;
             }
         }
     }
