@@ -146,15 +146,13 @@ async fn consumer(
 fn differences(declared: &Map<String, Value>, current: &Map<String, Value>) -> Vec<String> {
     declared
         .iter()
-        .filter(|(field, value)| !same(value, current.get(*field), field))
+        .filter(|(field, value)| !same(value, current.get(*field)))
         .map(|(field, value)| format!("{field} is {} instead of {value}", current.get(field).unwrap_or(&Value::Null)))
         .collect()
 }
 
-fn same(declared: &Value, current: Option<&Value>, field: &str) -> bool {
+fn same(declared: &Value, current: Option<&Value>) -> bool {
     match (declared, current) {
-        // The server normalises one filter of many to the single form and back.
-        (Value::Array(filters), None) if field == "filter_subjects" => filters.is_empty(),
         (Value::Bool(false) | Value::Null, None) => true,
         (Value::Number(number), None) => number.as_i64() == Some(0),
         (Value::String(text), None) => text.is_empty(),
@@ -261,4 +259,68 @@ async fn request(client: &Client, api: &str, body: &Value) -> Result<Value> {
 
 fn text<'a>(config: &'a Map<String, Value>, field: &str) -> Result<&'a str> {
     config.get(field).and_then(Value::as_str).with_context(|| format!("the declaration lacks {field}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_contract_consumes_is_declared_and_nothing_else() {
+        let declared: Vec<(String, String, Value)> = Declaration::committed()
+            .streams
+            .iter()
+            .flat_map(|stream| {
+                let name = text(&stream.config, "name").unwrap().to_owned();
+                stream.consumers.iter().map(move |consumer| {
+                    (
+                        name.clone(),
+                        text(consumer, "durable_name").unwrap().to_owned(),
+                        consumer["filter_subjects"].clone(),
+                    )
+                })
+            })
+            .collect();
+        let consumed: Vec<(String, String, Value)> = subjects::SERVICES
+            .iter()
+            .flat_map(|service| service.consumers)
+            .map(|consumer| (consumer.stream.to_owned(), consumer.durable.to_owned(), json!(consumer.filters)))
+            .collect();
+        assert_eq!(declared, consumed);
+    }
+
+    #[test]
+    fn only_a_change_that_keeps_every_message_is_made() {
+        let config = |value: Value| value.as_object().unwrap().clone();
+        let current = config(json!({ "subjects": ["evt.>"], "max_bytes": 100, "max_age": 0, "deny_purge": true }));
+
+        let kept =
+            [json!({ "max_bytes": 200 }), json!({ "max_bytes": -1 }), json!({ "subjects": ["evt.>", "more.>"] })];
+        let lost = [
+            json!({ "max_bytes": 99 }),
+            json!({ "max_age": 1 }),
+            json!({ "deny_purge": false }),
+            json!({ "subjects": ["evt.identity.>"] }),
+        ];
+
+        for change in kept {
+            let mut declared = current.clone();
+            declared.extend(config(change));
+            assert!(refuse_loss(&declared, &current).is_ok(), "{declared:?}");
+        }
+        for change in lost {
+            let mut declared = current.clone();
+            declared.extend(config(change));
+            assert!(refuse_loss(&declared, &current).is_err(), "{declared:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_leaves_out_has_its_zero_value() {
+        let declared =
+            json!({ "max_age": 0, "deny_purge": false, "description": "", "subjects": ["a"], "max_bytes": 1 });
+        let current = json!({ "subjects": ["a"], "max_bytes": 2, "more": true });
+        let found = differences(declared.as_object().unwrap(), current.as_object().unwrap());
+        assert_eq!(found, ["max_bytes is 2 instead of 1"]);
+    }
 }
