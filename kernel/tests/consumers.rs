@@ -54,7 +54,8 @@ impl Instance {
     }
 
     async fn start_with(server: &postgres::Database, nats: &Nats, recorder: Recorder) -> Self {
-        let settings = settings::Database::default();
+        // A machine that is busy with other tests opens connections slowly.
+        let settings = settings::Database { acquire_timeout_ms: 10_000, ..settings::Database::default() };
         let url = server.service_url("audit");
         let database = Database::connect(&url, "audit", "1", &settings).await.expect("it lets us in");
         let (recorder, measures, life) = (Arc::new(recorder), ConsumerMeasures::default(), Lifecycle::new());

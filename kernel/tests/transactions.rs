@@ -95,7 +95,7 @@ async fn exhausted_pool_is_503_within_its_bound() {
     let error = database.begin(&context()).await.unwrap_err();
 
     assert_eq!(error.status(), 503);
-    assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A message as a handler sees it.
 
+use std::fmt;
+
 use async_nats::jetstream;
 use async_nats::{HeaderMap, HeaderValue, Subject};
 use bytes::Bytes;
@@ -11,8 +13,8 @@ use crate::{Error, Result, TraceContext};
 /// Bytes of an id at most; a longer one, which is none of ours, does not count as an id.
 const ID_BYTES_MAX: usize = 256;
 
-/// A message of a stream.
-#[derive(Clone, Debug)]
+/// A message of a stream. Shows itself without headers and body, which may be personal.
+#[derive(Clone)]
 pub struct Message {
     subject: Subject,
     id: String,
@@ -97,5 +99,16 @@ impl Message {
             };
             Error::new(422, "undecodable", "The message is not of its type.").with_source(what)
         })
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("subject", &self.subject())
+            .field("id", &self.id)
+            .field("sequence", &self.sequence)
+            .field("delivered", &self.delivered)
+            .finish_non_exhaustive()
     }
 }

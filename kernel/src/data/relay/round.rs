@@ -13,8 +13,9 @@ use super::{RelayError, step};
 use crate::TraceContext;
 use crate::telemetry::{self, Kind};
 
-/// Fewer messages go one by one: an atomic batch costs the server a file of its own, as much as some ten messages.
-const BATCH_MESSAGES_MIN: usize = 8;
+/// Fewer messages go one by one: an atomic batch costs the server a file of its own, which takes as long as some 10 single
+/// messages that are synchronised to disk, or 30 that are not.
+const BATCH_MESSAGES_MIN: usize = 16;
 
 /// How a round ended.
 #[derive(Debug)]
