@@ -6,11 +6,11 @@ use platform_tests::people::Person;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::edge;
+use crate::shared;
 
 #[tokio::test]
 async fn every_answer_is_hardened_and_named() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let http = platform.gateway(1);
 
     for path in ["/livez", "/openapi.json", "/.well-known/jwks.json", "/nowhere", "//", "/api/v1/users/me"] {
@@ -30,7 +30,7 @@ async fn every_answer_is_hardened_and_named() {
 
 #[tokio::test]
 async fn cache_lifetimes_are_the_contracts() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let person = Person::registered(&platform.http()).await;
     let http = platform.gateway(1);
 
@@ -43,7 +43,7 @@ async fn cache_lifetimes_are_the_contracts() {
 
 #[tokio::test]
 async fn success_has_the_contracts_status() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let http = platform.gateway(1);
     let person = Person::new();
 
@@ -58,7 +58,7 @@ async fn success_has_the_contracts_status() {
 
 #[tokio::test]
 async fn request_ids_go_both_ways_where_they_are_fit() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let http = platform.gateway(1);
     let id_of = async |given: &str| {
         let reply = Reply::of(http.request(Method::GET, "/api/v1/users/me").header("x-request-id", given)).await;
@@ -83,7 +83,7 @@ async fn request_ids_go_both_ways_where_they_are_fit() {
 
 #[tokio::test]
 async fn missing_and_bad_credentials_are_challenged() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let http = platform.gateway(1);
     let with = async |authorization: &str| {
         Reply::of(http.request(Method::GET, "/api/v1/users/me").header("authorization", authorization)).await

@@ -1,8 +1,8 @@
 //! Requests that two readers could cut differently (reliability.md §4.1): refused, the connection closed, and what
 //! follows on it never answered.
 
-use crate::edge;
 use crate::raw::{Connection, PROBE};
+use crate::shared;
 
 const LOGIN: &str = "POST /api/v1/auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
 
@@ -75,7 +75,7 @@ fn ambiguous() -> Vec<Case> {
 
 #[tokio::test]
 async fn ambiguous_requests_are_refused_once_and_the_connection_closed() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let gateway = platform.gateway(1);
 
     for (what, bytes, status, code) in ambiguous() {
@@ -91,7 +91,7 @@ async fn ambiguous_requests_are_refused_once_and_the_connection_closed() {
 
 #[tokio::test]
 async fn ambiguity_is_noticed_however_the_bytes_are_cut() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let gateway = platform.gateway(1);
     let mut connection = Connection::open(&gateway).await;
 
@@ -109,7 +109,7 @@ async fn ambiguity_is_noticed_however_the_bytes_are_cut() {
 
 #[tokio::test]
 async fn sound_requests_are_answered_one_by_one() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let gateway = platform.gateway(1);
     let chunked = format!("{LOGIN}Transfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n1;x=y\r\n}}\r\n0\r\nTrailer: x\r\n\r\n");
     let sized = format!("{LOGIN}Content-Length: 4\r\n\r\n{{\n\n}}");
@@ -128,7 +128,7 @@ async fn sound_requests_are_answered_one_by_one() {
 
 #[tokio::test]
 async fn bytes_after_an_upgrade_are_no_request() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let mut connection = Connection::open(&platform.gateway(1)).await;
 
     let head = "GET /livez HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -141,7 +141,7 @@ async fn bytes_after_an_upgrade_are_no_request() {
 
 #[tokio::test]
 async fn body_that_ends_early_is_refused() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let mut connection = Connection::open(&platform.gateway(1)).await;
 
     connection.send(format!("{LOGIN}Content-Length: 20\r\n\r\n{{}}")).await;

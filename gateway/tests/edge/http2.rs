@@ -6,7 +6,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use platform_tests::http::Http;
 use tokio::net::TcpStream;
 
-use crate::edge;
+use crate::shared;
 
 type Sender = hyper::client::conn::http2::SendRequest<Empty<Bytes>>;
 
@@ -35,7 +35,7 @@ async fn ask(sender: &mut Sender, uri: &str, host: Option<&str>) -> (u16, serde_
 
 #[tokio::test]
 async fn many_requests_share_one_connection() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let sender = connect(&platform.gateway(1)).await;
 
     let requests = (0..200).map(|_| {
@@ -48,7 +48,7 @@ async fn many_requests_share_one_connection() {
 
 #[tokio::test]
 async fn authority_and_host_must_agree() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let mut sender = connect(&platform.gateway(1)).await;
 
     assert_eq!(ask(&mut sender, "http://a.example/livez", Some("a.example")).await.0, 200);

@@ -3,8 +3,8 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::edge;
 use crate::raw::{Connection, PROBE, ask};
+use crate::{edge, shared};
 
 const LOGIN: &str =
     "POST /api/v1/auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n";
@@ -83,7 +83,7 @@ async fn body_that_does_not_come_is_408() {
 
 #[tokio::test]
 async fn body_is_asked_for_only_where_it_will_be_read() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let gateway = platform.gateway(1);
     let expecting = LOGIN.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
 

@@ -3,7 +3,7 @@
 use platform_tests::http::{Http, Reply};
 use reqwest::Method;
 
-use crate::edge;
+use crate::{edge, shared};
 
 const ALLOWED: &str = "https://app.example";
 
@@ -54,7 +54,7 @@ async fn pages_of_configured_origins_may_call_and_no_others() {
 
 #[tokio::test]
 async fn description_of_the_api_is_served_and_revalidated() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let http = platform.gateway(1);
 
     let whole = http.get("/openapi.json").await;

@@ -1,7 +1,7 @@
 //! Paths, methods, queries and types: each request meets its own route or none.
 
-use crate::edge;
 use crate::raw::{Answer, Connection, ask};
+use crate::shared;
 
 fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -17,7 +17,7 @@ fn refused(answer: &Answer) -> (u16, String) {
 
 #[tokio::test]
 async fn paths_with_a_second_reading_reach_no_route() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let gateway = platform.gateway(1);
 
     for path in [
@@ -71,7 +71,7 @@ async fn paths_with_a_second_reading_reach_no_route() {
 
 #[tokio::test]
 async fn methods_are_answered_as_each_path_knows_them() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let gateway = platform.gateway(1);
 
     for (method, path, status, code, allow) in [
@@ -97,7 +97,7 @@ async fn methods_are_answered_as_each_path_knows_them() {
 
 #[tokio::test]
 async fn head_says_what_get_would_without_its_body() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     for path in ["/livez", "/openapi.json", "/.well-known/jwks.json", "/nowhere"] {
         let mut connection = Connection::open(&platform.gateway(1)).await;
         connection.send(get(path)).await;
@@ -116,7 +116,7 @@ async fn head_says_what_get_would_without_its_body() {
 
 #[tokio::test]
 async fn queries_and_bodies_that_no_route_takes_are_refused() {
-    let platform = edge().start().await;
+    let platform = shared().await;
     let gateway = platform.gateway(1);
     let body = |method: &str, path: &str, fields: &str| {
         format!("{method} {path} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 2\r\n\r\n{{}}")
