@@ -168,8 +168,7 @@ async fn serve_connection(server: Arc<Server>, patience: Patience, stream: TcpSt
     // Answers are written whole; waiting for more (Nagle) would only delay them. Failing that they are slower, not wrong.
     let _ = stream.set_nodelay(true);
     let link = Arc::new(Link::new(peer.ip()));
-    let opening = Wire::open(stream, Arc::clone(&link), server.bare_refusals());
-    let Ok(Ok(wire)) = tokio::time::timeout(patience.head, opening).await else { return };
+    let Some(wire) = open(&server, &patience, stream, &link).await else { return };
     let http2 = wire.is_http2();
     let io = TokioIo::new(wire);
     let service = {
@@ -184,6 +183,18 @@ async fn serve_connection(server: Arc<Server>, patience: Patience, stream: TcpSt
         guard.run(http2_builder().serve_connection(io, service)).await;
     } else {
         guard.run(http1_builder().serve_connection(io, service)).await;
+    }
+}
+
+/// Waits until the peer has said in which protocol it speaks, as long as any connection may be silent.
+async fn open(server: &Server, patience: &Patience, stream: TcpStream, link: &Arc<Link>) -> Option<Wire> {
+    let mut opening = pin!(Wire::open(stream, Arc::clone(link), server.bare_refusals()));
+    loop {
+        match tokio::time::timeout(JUDGE_INTERVAL, opening.as_mut()).await {
+            Ok(opened) => return opened.ok(),
+            Err(_) if link.judge(patience, server.draining(), JUDGE_INTERVAL) == Verdict::Keep => {}
+            Err(_) => return None,
+        }
     }
 }
 

@@ -135,7 +135,8 @@ impl Server {
         let exchange = Exchange { head, request_id: request_id.clone(), client, trace, started: Instant::now() };
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(exchange);
-        match AssertUnwindSafe(self.router.clone().call(request)).catch_unwind().await {
+        let mut router = self.router.clone();
+        match AssertUnwindSafe(async move { router.call(request).await }).catch_unwind().await {
             Ok(Ok(response)) => Ok(response),
             Err(_) => Err(Error::internal().with_source("answering it panicked").into()),
         }

@@ -1,0 +1,246 @@
+//! What auth promises, seen through NATS. Flows that cross services are told in the scenarios of `tests/`.
+
+use std::collections::BTreeSet;
+
+use auth::domain::{KeyId, MasterKey, SealedKey, SigningKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use platform_tests::{Platform, Setup, broker::Broker, people::Person};
+use serde_json::{Value, json};
+
+const LOGIN: &str = "svc.auth.v1.login";
+const REFRESH: &str = "svc.auth.v1.refresh";
+const LOGOUT: &str = "svc.auth.v1.logout";
+const GET_JWKS: &str = "svc.auth.v1.get_jwks";
+
+/// The three services, without a gateway.
+fn services() -> Setup {
+    Setup::new().instances("gateway", 0)
+}
+
+/// Somebody registered, and the answer to a login.
+async fn signed_in(ops: &Broker) -> (Person, Value) {
+    let person = Person::new();
+    ops.call("svc.identity.v1.register", &person.registration()).await.json();
+    let tokens = ops.call(LOGIN, &json!({ "email": person.email, "password": person.password })).await.json();
+    (person, tokens)
+}
+
+fn with_refresh_token(tokens: &Value) -> Value {
+    json!({ "refreshToken": tokens["refreshToken"] })
+}
+
+async fn execute(platform: &Platform, statement: &'static str) {
+    sqlx::query(statement).execute(&mut platform.superuser().await).await.unwrap();
+}
+
+async fn count(platform: &Platform, query: &'static str) -> i64 {
+    sqlx::query_scalar(query).fetch_one(&mut platform.superuser().await).await.unwrap()
+}
+
+#[tokio::test]
+async fn access_token_is_an_rfc_9068_jwt_that_the_published_key_verifies() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (_, tokens) = signed_in(&ops).await;
+
+    let token = tokens["accessToken"].as_str().unwrap();
+    let jwks = ops.call(GET_JWKS, &json!({})).await.json();
+
+    let header = decode_header(token).unwrap();
+    let key = &jwks["keys"][0];
+    assert_eq!(jwks["keys"].as_array().unwrap().len(), 1);
+    assert_eq!((header.typ.as_deref(), header.alg), (Some("at+jwt"), Algorithm::EdDSA));
+    assert_eq!(header.kid.as_deref(), key["kid"].as_str());
+    for (field, value) in [("kty", "OKP"), ("crv", "Ed25519"), ("use", "sig"), ("alg", "EdDSA")] {
+        assert_eq!(key[field], value);
+    }
+    let mut validation = Validation::new(Algorithm::EdDSA);
+    validation.set_audience(&["trunkline"]);
+    validation.set_issuer(&["trunkline"]);
+    let public_key = DecodingKey::from_ed_components(key["x"].as_str().unwrap()).unwrap();
+    let claims = decode::<Value>(token, &public_key, &validation).unwrap().claims;
+    assert_eq!(claims["sid"], tokens["sessionId"]);
+    assert_eq!((&claims["client_id"], &claims["roles"]), (&json!("trunkline"), &json!([])));
+    assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 300);
+    assert_eq!((&tokens["expiresIn"], &tokens["tokenType"]), (&json!(300), &json!("Bearer")));
+    for claim in ["sub", "jti", "auth_time"] {
+        assert!(!claims[claim].is_null(), "{claim}");
+    }
+}
+
+#[tokio::test]
+async fn refused_login_looks_the_same_whatever_was_wrong() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (person, _) = signed_in(&ops).await;
+
+    let long = "x".repeat(20_000);
+    let mut problems = BTreeSet::new();
+    for (email, password) in [
+        ("nobody@example.org", person.password.as_str()),
+        ("no address", person.password.as_str()),
+        ("", ""),
+        (person.email.as_str(), "wrong in every way"),
+        (person.email.as_str(), ""),
+        (person.email.as_str(), long.as_str()),
+    ] {
+        let answer = ops.call(LOGIN, &json!({ "email": email, "password": password })).await;
+        let mut problem = answer.problem(401, "invalid_credentials");
+        problem["requestId"] = Value::Null;
+        problems.insert(problem.to_string());
+    }
+
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(count(&platform, "SELECT count(*) FROM auth.sessions").await, 1);
+    assert_eq!(count(&platform, "SELECT count(*) FROM auth.outbox WHERE subject = 'audit.auth.login.failed'").await, 6);
+}
+
+#[tokio::test]
+async fn fifty_exchanges_of_one_token_at_once_rotate_it_once() {
+    let platform = services().instances("auth", 2).start().await;
+    let ops = platform.user("ops").connect().await;
+    let (_, tokens) = signed_in(&ops).await;
+    let request = with_refresh_token(&tokens);
+
+    let answers = futures::future::join_all((0..50).map(|_| ops.call(REFRESH, &request))).await;
+
+    let successors: BTreeSet<String> =
+        answers.iter().map(|answer| answer.json()["refreshToken"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(successors.len(), 1);
+    assert_eq!(count(&platform, "SELECT count(*) FROM auth.refresh_tokens").await, 2);
+    let refreshed = "SELECT count(*) FROM auth.outbox WHERE subject = 'evt.auth.session.refreshed'";
+    assert_eq!(count(&platform, refreshed).await, 1);
+}
+
+#[tokio::test]
+async fn token_that_is_exchanged_again_too_late_ends_its_session() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (_, first) = signed_in(&ops).await;
+    let second = ops.call(REFRESH, &with_refresh_token(&first)).await.json();
+    let repeated = ops.call(REFRESH, &with_refresh_token(&first)).await.json();
+    assert_eq!(repeated["refreshToken"], second["refreshToken"]);
+
+    execute(&platform, "UPDATE auth.refresh_tokens SET used_at = used_at - interval '10 s'").await;
+    let reused = ops.call(REFRESH, &with_refresh_token(&first)).await;
+    let after = ops.call(REFRESH, &with_refresh_token(&second)).await;
+    let again = ops.call(REFRESH, &with_refresh_token(&first)).await;
+
+    for answer in [reused, after, again] {
+        answer.problem(401, "invalid_token");
+    }
+    let revoked = "SELECT count(*) FROM auth.sessions WHERE revoked_reason = 'REFRESH_TOKEN_REUSED'";
+    assert_eq!(count(&platform, revoked).await, 1);
+    for (subject, times) in [("evt.auth.session.reuse_detected", 1), ("evt.auth.session.revoked", 1)] {
+        let written: i64 = sqlx::query_scalar("SELECT count(*) FROM auth.outbox WHERE subject = $1")
+            .bind(subject)
+            .fetch_one(&mut platform.superuser().await)
+            .await
+            .unwrap();
+        assert_eq!(written, times, "{subject}");
+    }
+}
+
+#[tokio::test]
+async fn expired_unknown_and_malformed_refresh_tokens_are_refused_alike() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (_, idle) = signed_in(&ops).await;
+    execute(&platform, "UPDATE auth.refresh_tokens SET expires_at = now()").await;
+    let (_, old) = signed_in(&ops).await;
+    let end_of_old = "UPDATE auth.sessions SET expires_at = now() WHERE id = $1::uuid";
+    sqlx::query(end_of_old)
+        .bind(old["sessionId"].as_str().unwrap())
+        .execute(&mut platform.superuser().await)
+        .await
+        .unwrap();
+    let unknown = format!("tlr_{}", "A".repeat(43));
+
+    let mut problems = BTreeSet::new();
+    for token in [
+        idle["refreshToken"].as_str().unwrap(),
+        old["refreshToken"].as_str().unwrap(),
+        idle["accessToken"].as_str().unwrap(),
+        &unknown,
+        "",
+        "tlr_\0",
+        &"x".repeat(10_000),
+    ] {
+        let mut problem = ops.call(REFRESH, &json!({ "refreshToken": token })).await.problem(401, "invalid_token");
+        problem["requestId"] = Value::Null;
+        problems.insert(problem.to_string());
+    }
+
+    assert_eq!(problems.len(), 1, "{problems:?}");
+}
+
+#[tokio::test]
+async fn disabled_user_cannot_refresh_and_the_session_ends() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (_, tokens) = signed_in(&ops).await;
+    execute(&platform, "UPDATE identity.users SET state = 'DISABLED' WHERE state = 'UNVERIFIED'").await;
+
+    ops.call(REFRESH, &with_refresh_token(&tokens)).await.problem(401, "invalid_token");
+
+    assert_eq!(count(&platform, "SELECT count(*) FROM auth.sessions WHERE revoked_reason = 'USER_GONE'").await, 1);
+    execute(&platform, "UPDATE identity.users SET state = 'ACTIVE' WHERE state = 'DISABLED'").await;
+    ops.call(REFRESH, &with_refresh_token(&tokens)).await.problem(401, "invalid_token");
+}
+
+#[tokio::test]
+async fn refreshed_access_token_carries_the_roles_of_now() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (_, tokens) = signed_in(&ops).await;
+    execute(
+        &platform,
+        "INSERT INTO identity.user_roles SELECT id, 'auditor', now() FROM identity.users WHERE state = 'UNVERIFIED'",
+    )
+    .await;
+
+    let refreshed = ops.call(REFRESH, &with_refresh_token(&tokens)).await.json();
+
+    let claims = refreshed["accessToken"].as_str().unwrap().split('.').nth(1).unwrap();
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    assert_eq!(claims["roles"], json!(["auditor"]));
+}
+
+#[tokio::test]
+async fn logout_ends_the_session_and_may_be_repeated() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (_, tokens) = signed_in(&ops).await;
+    let (_, others) = signed_in(&ops).await;
+    let token = tokens["accessToken"].as_str().unwrap();
+
+    for _ in 0..2 {
+        assert_eq!(ops.call_as(token, LOGOUT, &json!({})).await.json(), json!({}));
+    }
+
+    ops.call(REFRESH, &with_refresh_token(&tokens)).await.problem(401, "invalid_token");
+    ops.call(REFRESH, &with_refresh_token(&others)).await.json();
+    assert_eq!(ops.call(LOGOUT, &json!({})).await.any_problem()["status"], 401);
+    let revoked = "SELECT count(*) FROM auth.outbox WHERE subject = 'audit.auth.session.revoked'";
+    assert_eq!(count(&platform, revoked).await, 1);
+}
+
+#[tokio::test]
+async fn five_starts_at_once_make_one_signing_key_sealed_under_the_key_file() {
+    let platform = services().instances("auth", 5).start().await;
+
+    let (id, public_key, sealed_seed): (String, Vec<u8>, Vec<u8>) =
+        sqlx::query_as("SELECT id, public_key, sealed_seed FROM auth.signing_keys")
+            .fetch_one(&mut platform.superuser().await)
+            .await
+            .unwrap();
+    let master_key = std::fs::read_to_string(platform.folder().join("secrets/auth.key")).unwrap();
+    let sealing_key = MasterKey::parse(&master_key.into()).unwrap().sealing_key();
+    let sealed = SealedKey { id: KeyId::from_storage(id), sealed_seed };
+
+    assert_eq!(SigningKey::unseal(&sealed, &sealing_key).unwrap().public_key().as_slice(), public_key);
+    assert_eq!(count(&platform, "SELECT count(*) FROM auth.signing_keys").await, 1);
+    assert_eq!(count(&platform, "SELECT count(*) FROM auth.outbox WHERE subject = 'evt.auth.keys.rotated'").await, 1);
+}
