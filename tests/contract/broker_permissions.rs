@@ -151,6 +151,34 @@ async fn events_and_audit_records_are_published_by_their_owner_alone() {
 }
 
 #[tokio::test]
+async fn internal_endpoints_refuse_ops_and_every_caller_they_do_not_name() {
+    let platform = Setup::new().start().await;
+    let internal = subjects::endpoints()
+        .filter_map(|endpoint| match endpoint.access {
+            subjects::Access::Internal(callers) => Some((endpoint.subject, callers)),
+            _ => None,
+        })
+        .collect::<Vec<_>>();
+    assert!(!internal.is_empty(), "the contract has internal endpoints");
+
+    for (subject, callers) in internal {
+        for user in subjects::broker::users() {
+            let mut wire = platform.user(user).wire().await;
+            let inbox = format!("_INBOX.{user}.answer");
+            assert_eq!(wire.subscribe(&inbox, None).await.unwrap(), [""; 0]);
+            let answer = wire.publish(subject, Some(&inbox), b"{}").await;
+            if callers.contains(&user) {
+                assert_eq!(answer.unwrap(), [""; 0], "{user} may call {subject}");
+                let answered = wire.next_message(platform_tests::wait::WAIT_MAX).await.unwrap();
+                assert!(answered.is_some(), "{subject} answers {user}");
+            } else {
+                refused(answer, "publish", user, subject);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn nobody_connects_without_a_key_of_the_platform() {
     let platform = Setup::new().without_services().start().await;
     let url = &platform.user("ops").url;

@@ -74,6 +74,41 @@ async fn an_owner_cannot_reach_another_schema_either() {
     }
 }
 
+#[tokio::test]
+async fn the_audit_log_cannot_be_changed_by_the_service_that_writes_it() {
+    let platform = Setup::new().start().await;
+    platform.admin().await; // Leaves an entry.
+    platform.settled().await;
+    let mut audit = platform.role("audit").await;
+
+    for statement in [
+        "UPDATE audit.entries SET action = 'forged'",
+        "DELETE FROM audit.entries",
+        "TRUNCATE audit.entries",
+        "ALTER TABLE audit.entries DISABLE TRIGGER ALL",
+        "DROP TABLE audit.entries",
+    ] {
+        assert_eq!(query(&mut audit, statement).await, refused(), "{statement}");
+    }
+
+    let entries: i64 = sqlx::query_scalar("SELECT count(*) FROM audit.entries").fetch_one(&mut audit).await.unwrap();
+    assert!(entries >= 1, "the same role reads the log");
+}
+
+#[tokio::test]
+async fn not_even_the_owner_changes_the_audit_log_by_accident() {
+    let platform = Setup::new().start().await;
+    platform.admin().await;
+    platform.settled().await;
+    let mut owner = platform.role("audit_owner").await;
+
+    for statement in
+        ["UPDATE audit.entries SET action = 'forged'", "DELETE FROM audit.entries", "TRUNCATE audit.entries"]
+    {
+        assert_eq!(query(&mut owner, statement).await, refused(), "{statement}");
+    }
+}
+
 async fn tables(platform: &Platform) -> Vec<(String, String)> {
     let mut superuser = platform.superuser().await;
     sqlx::query_as("SELECT schemaname::text, tablename::text FROM pg_tables WHERE schemaname = ANY($1) ORDER BY 1, 2")

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, process::Stdio, s
 
 use futures::FutureExt;
 use trunkline::platform::{
-    Signal, ports,
+    Signal, folders, ports,
     process::{Readiness, Spec},
     supervisor::{Process, Supervisor},
 };
 
-use crate::build;
+use crate::{build, servers::temporary_folder};
 
 /// The longest a first start may take; servers may have to be fetched on a fresh machine.
 const READY_WITHIN: Duration = Duration::from_mins(3);
@@ -63,7 +63,7 @@ impl Up {
 
     async fn spawn(arguments: &[&str]) -> Up {
         let program = build::command().await;
-        let folder = crate::servers::temporary_folder("up");
+        let folder = folders::prepare(&temporary_folder("up")).expect("a temporary folder can be made");
         let port_base = port_base();
         let supervisor = Supervisor::start(Some(&folder)).expect("a temporary folder can be written");
         let ready_file = folder.join("ready");

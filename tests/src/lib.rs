@@ -2,7 +2,7 @@
 //!
 //! A test binary has one `nats-server` and one PostgreSQL; each test has an account of the one, a database of the other
 //! and its own processes of the services. Nothing of ours is mocked. Deliberately holds no assertion about behaviour:
-//! those stand in `contract/`.
+//! those stand in `scenarios/`, `faults/` and `contract/`.
 #![expect(clippy::missing_panics_doc, reason = "a harness fails the test")]
 
 pub mod broker;
@@ -12,6 +12,7 @@ pub mod http;
 pub mod load;
 pub mod people;
 pub mod platform;
+pub mod python;
 pub mod servers;
 pub mod setup;
 pub mod traces;

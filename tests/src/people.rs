@@ -16,9 +16,7 @@ pub struct Person {
 impl Person {
     /// Somebody new, without an account yet.
     pub fn new() -> Person {
-        #[expect(clippy::disallowed_methods, reason = "tests need names nobody else has")]
-        let unique = uuid::Uuid::new_v4().simple().to_string();
-        Person { email: format!("{unique}@example.org"), password: format!("canary-{unique}-password") }
+        Person { email: format!("{}@example.org", unique()), password: format!("canary {}", unique()) }
     }
 
     /// Somebody who has just registered through the gateway.
@@ -32,6 +30,12 @@ impl Person {
     pub fn registration(&self) -> serde_json::Value {
         json!({ "email": self.email, "password": self.password, "displayName": "Somebody" })
     }
+}
+
+fn unique() -> String {
+    #[expect(clippy::disallowed_methods, reason = "tests need names nobody else has")]
+    let unique = uuid::Uuid::new_v4();
+    unique.simple().to_string()
 }
 
 impl Default for Person {

@@ -109,7 +109,11 @@ impl Setup {
         let client = client::connect(servers.nats_url(), &account.key_file(provision), provision).await?;
         Declaration::committed().with_bytes_max(STREAM_BYTES_MAX).apply(&client).await?;
 
-        let mut env = BTreeMap::from([("TRUNKLINE_LOG__FORMAT".to_owned(), "json".to_owned())]);
+        let mut env = BTreeMap::from([
+            ("TRUNKLINE_LOG__FORMAT".to_owned(), "json".to_owned()),
+            // Many platforms start at once on few cores here: being slow is not what is tested.
+            ("TRUNKLINE_DATABASE__ACQUIRE_TIMEOUT_MS".to_owned(), "5000".to_owned()),
+        ]);
         let mut service_env: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         let mut settings = self.settings.clone();
         if !self.rate_limits {

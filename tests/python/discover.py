@@ -1,0 +1,51 @@
+"""Reads $SRV.PING, INFO and STATS with the types of nats-py's own micro module (ADR-32).
+
+Argument: seconds to gather answers for. Prints one JSON object: verb -> list of answers as received, every one of
+which the micro module has taken.
+"""
+
+import asyncio
+import json
+import os
+import sys
+
+import nats
+from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
+
+READERS = {"PING": ServicePing, "INFO": ServiceInfo, "STATS": ServiceStats}
+
+
+async def gather(connection, subject: str, window: float) -> list:
+    answers = []
+    inbox = connection.new_inbox()
+
+    async def take(message) -> None:
+        answers.append(json.loads(message.data))
+
+    subscription = await connection.subscribe(inbox, cb=take)
+    await connection.publish(subject, b"", reply=inbox)
+    await asyncio.sleep(window)
+    await subscription.unsubscribe()
+    return answers
+
+
+async def main() -> None:
+    window = float(sys.argv[1])
+    connection = await nats.connect(
+        os.environ["NATS_URL"],
+        nkeys_seed_str=os.environ["NATS_SEED"],
+        inbox_prefix=os.environ["NATS_INBOX_PREFIX"],
+    )
+    found = {}
+    for verb, reader in READERS.items():
+        found[verb] = await gather(connection, f"$SRV.{verb}", window)
+        for answer in found[verb]:
+            # nats-py's reader of STATS insists on `data`, which ADR-32 leaves to the service.
+            for endpoint in answer.get("endpoints", []):
+                endpoint.setdefault("data", None)
+            reader.from_dict(answer)
+    print(json.dumps(found))
+    await connection.close()
+
+
+asyncio.run(main())

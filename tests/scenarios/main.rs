@@ -1,0 +1,14 @@
+//! The operational scenarios, end to end, on real parts.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod audit_logging;
+mod bad_input;
+mod command_up;
+mod events;
+mod forged_tokens;
+mod instances;
+mod login;
+mod migrations;
+mod other_languages;
+mod refresh;
+mod secrets;
