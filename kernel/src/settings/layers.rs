@@ -49,9 +49,7 @@ pub fn load<T: Settings>(service: &str, sources: &Sources) -> Result<(Process, T
     for layer in overrides {
         apply::<T>(&mut document, service, layer, &mut faults);
     }
-    if !faults.is_empty() {
-        return Err(Faults(faults));
-    }
+    // What could not be taken was left at its default, so the rest is judged all the same and told together.
     let own = document.remove(service).unwrap_or_default();
     let own: T = serde_json::from_value(own).expect("each value was tried on the type");
     let process: Process = serde_json::from_value(Value::Object(document)).expect("each value was tried on the type");
