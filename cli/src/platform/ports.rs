@@ -44,14 +44,23 @@ impl Port {
     /// # Errors
     /// When the exact port is taken, or none is free.
     pub fn reserve(self) -> Result<Reserved> {
-        let (port, is_second_choice) = match self {
-            Self::Exactly(port) | Self::Preferably(port) if is_free(port) => (port, false),
+        let is_second_choice = match self {
+            Self::Exactly(port) | Self::Preferably(port) if is_free(port) => {
+                let socket = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+                return Ok(Reserved { port, is_second_choice: false, socket });
+            }
             Self::Exactly(port) => bail!("port {port} is taken; end what listens there or choose another --port-base"),
-            Self::Preferably(_) => (any()?, true),
-            Self::Any => (any()?, false),
+            Self::Preferably(_) => true,
+            Self::Any => false,
         };
-        let socket = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
-        Ok(Reserved { port, is_second_choice, socket })
+        // A child that another thread has just started holds what we tried a moment longer: the next port will do.
+        for _ in 0..TRIES_MAX {
+            let port = any()?;
+            if let Ok(socket) = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
+                return Ok(Reserved { port, is_second_choice, socket });
+            }
+        }
+        bail!("no free port between {} and {}", RANGE.start, RANGE.end)
     }
 }
 
