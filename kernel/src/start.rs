@@ -148,6 +148,7 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
     let decide: Arc<dyn Decide> = Arc::new(ByRoleClaim);
     let parts = ServerParts {
         connection: connection.clone(),
+        requester: requester.clone(),
         tokens,
         decide,
         database: S::DATABASE.then(|| database.clone()),

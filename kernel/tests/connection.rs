@@ -27,6 +27,11 @@ struct Load {
 
 impl Load {
     fn start(client: &Client, callers: usize) -> Self {
+        Self::paced(client, callers, Duration::ZERO)
+    }
+
+    /// With a pause after each answer.
+    fn paced(client: &Client, callers: usize, pause: Duration) -> Self {
         let mut load = Self { stop: Arc::default(), asked: Arc::default(), lost: Arc::default(), callers: Vec::new() };
         for _ in 0..callers {
             let (client, stop) = (client.clone(), Arc::clone(&load.stop));
@@ -39,6 +44,7 @@ impl Load {
                     if !reply.is_ok_and(|reply| refusal(&reply).is_none()) {
                         lost.fetch_add(1, Ordering::Relaxed);
                     }
+                    tokio::time::sleep(pause).await;
                 }
             }));
         }
@@ -80,15 +86,16 @@ async fn slow_trickle_loses_nothing_either() {
     let server = Nats::start().await;
     let client = server.client(OBSERVER).await;
     let mut serving = probe::start(&server).await;
-    let load = Load::start(&client, 1);
+    let load = Load::paced(&client, 16, Duration::from_millis(20));
 
-    for _ in 0..5 {
+    for _ in 0..20 {
         let next = probe::start(&server).await;
         serving.stop().await.unwrap();
         serving = next;
     }
 
-    assert_eq!(load.end().await.1, 0);
+    let (asked, lost) = load.end().await;
+    assert_eq!(lost, 0, "of {asked}");
     serving.stop().await.unwrap();
 }
 

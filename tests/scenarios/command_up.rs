@@ -93,6 +93,14 @@ async fn up_restarts_what_dies_and_says_so_in_admin_json() {
     up.stop().await;
 }
 
+#[tokio::test]
+async fn up_refuses_wrong_settings_at_once_and_names_all_of_them() {
+    let (exit, output) = Up::refused(&["--set", "auth.nonsense=1", "--set", "auth.access_token_ttl_ms=0"]).await;
+
+    assert_ne!(exit, "exit status: 0");
+    assert!(output.contains("NONSENSE") && output.contains("access_token_ttl_ms"), "every fault is told:\n{output}");
+}
+
 fn check_admin_json(admin: &Value, up: &Up, folder: &Path) {
     for field in ["gatewayUrl", "natsUrl", "natsContext", "postgresUrl"] {
         assert!(admin[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {admin}");

@@ -55,7 +55,10 @@ async fn send<A: DeserializeOwned>(request: RequestBuilder) -> Result<A> {
     }
     match serde_json::from_slice::<subjects::Problem>(&body) {
         Ok(problem) => {
-            bail!("{} {}: {} (request {})", problem.status, problem.code, problem.detail, problem.request_id)
+            let fields = problem.errors.iter().map(|field| format!(" {} {};", field.pointer, field.detail));
+            let fields = fields.collect::<Vec<_>>().concat();
+            let subjects::Problem { status, code, detail, request_id, .. } = problem;
+            bail!("{status} {code}: {detail}{fields} (request {request_id})")
         }
         Err(_) => bail!("the gateway answered {status}"),
     }

@@ -14,7 +14,7 @@ const PAGE_SIZE_MAX: usize = 500;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List who did what, oldest first as the log has it
+    /// List who did what, the newest first
     List(List),
 }
 

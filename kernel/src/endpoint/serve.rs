@@ -19,7 +19,7 @@ use super::reply::{NoReply, Replier, reply_subject};
 use super::request::{Envelope, Presented};
 use super::route::{Call, Handler, Permit, Routes};
 use super::subscription;
-use crate::nats::Connection;
+use crate::nats::{Connection, Requester};
 use crate::telemetry::{self, Kind};
 use crate::tokens::invalid_token;
 use crate::{
@@ -34,6 +34,7 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the stack needs.
 pub(crate) struct ServerParts {
     pub(crate) connection: Connection,
+    pub(crate) requester: Requester,
     pub(crate) tokens: TokenVerifier,
     pub(crate) decide: Arc<dyn Decide>,
     /// Takes the records of refusals; `None` for a service without a database.
@@ -100,6 +101,7 @@ impl<S: Send + Sync + 'static> Server<S> {
             });
             let source = subscription::Source {
                 connection: server.parts.connection.clone(),
+                requester: server.parts.requester.clone(),
                 subject: endpoint.subject,
                 queue: contract.name,
                 drain_timeout,

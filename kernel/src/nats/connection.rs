@@ -8,7 +8,6 @@ use async_nats::{Client, ConnectOptions, Event, ServerError};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::watch;
 
 use super::pending::{Failure, Pending};
 use crate::metrics::{ByKind, Name};
@@ -23,14 +22,13 @@ const SUBSCRIPTION_CAPACITY: usize = 32_768;
 /// Commands that may wait for the socket; more make their senders wait.
 const COMMAND_CAPACITY: usize = 2_048;
 
-/// The shortest pause before connecting again, long enough for the readers to learn that the connection was lost.
+/// The shortest pause before connecting again.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(20);
 
 /// A connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     client: Client,
-    losses: watch::Receiver<u64>,
 }
 
 impl Connection {
@@ -42,11 +40,6 @@ impl Connection {
     /// Whether the broker is there.
     pub(crate) fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
-    }
-
-    /// Counts the times the connection was lost.
-    pub(crate) fn losses(&self) -> watch::Receiver<u64> {
-        self.losses.clone()
     }
 }
 
@@ -63,10 +56,8 @@ pub(crate) async fn connect(
     let servers =
         settings.nats_servers().map_err(|error| StartError::new("nats_url is not valid").with_source(error))?;
     let seed = settings.nkey_seed().map_err(StartError::new)?;
-    let (lost, losses) = watch::channel(0);
     let watcher = Arc::new(Watcher {
         pending,
-        lost,
         connected: metrics.gauge(Name::NatsConnected),
         connects: metrics.counter(Name::NatsConnects),
         errors: metrics.counters(Name::NatsErrors),
@@ -98,7 +89,7 @@ pub(crate) async fn connect(
     let connecting = options.connect(servers).await;
     let client =
         connecting.map_err(|error| StartError::new("the broker's address is not usable").with_source(error))?;
-    Ok(Connection { client, losses })
+    Ok(Connection { client })
 }
 
 /// Doubles from 20 ms, with half of it left to chance so that a restarted server is not met by everybody at once. The
@@ -112,7 +103,6 @@ fn reconnect_delay(attempts: usize, max: Duration, chance: f64) -> Duration {
 /// Turns what the client tells into metrics, log lines and failed calls.
 struct Watcher {
     pending: Arc<Pending>,
-    lost: watch::Sender<u64>,
     connected: Gauge,
     connects: Counter,
     errors: Family<ByKind, Counter>,
@@ -128,7 +118,6 @@ impl Watcher {
             }
             Event::Disconnected => {
                 self.connected.set(0);
-                self.lost.send_modify(|losses| *losses += 1);
                 self.pending.fail_all(Failure::ConnectionLost);
                 tracing::warn!("The connection to the broker is lost.");
             }

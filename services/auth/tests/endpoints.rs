@@ -1,5 +1,7 @@
 //! What auth promises, seen through NATS. Flows that cross services are told in the scenarios of `tests/`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::collections::BTreeSet;
 
 use auth::domain::{KeyId, MasterKey, SealedKey, SigningKey};

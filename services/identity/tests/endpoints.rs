@@ -1,5 +1,7 @@
 //! What identity promises, seen through NATS. Flows that cross services are told in the scenarios of `tests/`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use argon2::Block;
 use identity::domain::{HashParameters, PasswordHash};
 use platform_tests::{Platform, Setup, broker::Broker, people::Person};
