@@ -92,11 +92,23 @@ async fn what_never_becomes_ready_is_given_up_with_the_end_of_its_log() {
     let folder = Folder::new("failure");
     let supervisor = Supervisor::start(None).unwrap();
 
+    let process = supervisor.spawn(folder.spec("echo 'the port is in use'; exit 3"));
+    let error = process.ready(WITHIN).await.unwrap_err().to_string();
+
+    assert!(error.contains("the port is in use") && error.contains('3'), "{error}");
+    assert_eq!(process.state().starts, 2);
+}
+
+#[tokio::test]
+async fn what_has_wrong_settings_is_not_started_again() {
+    let folder = Folder::new("settings");
+    let supervisor = Supervisor::start(None).unwrap();
+
     let process = supervisor.spawn(folder.spec("echo 'settings: port is not a number'; exit 78"));
     let error = process.ready(WITHIN).await.unwrap_err().to_string();
 
     assert!(error.contains("settings: port is not a number") && error.contains("78"), "{error}");
-    assert_eq!(process.state().starts, 2);
+    assert_eq!(process.state().starts, 1);
 }
 
 #[tokio::test]

@@ -10,6 +10,9 @@ use tokio::time::Instant;
 
 use crate::framing::HeadWatch;
 
+/// How long a peer may go on sending after its last answer.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+
 /// How long each phase of a connection may last.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -39,6 +42,7 @@ pub(crate) struct Link {
     head_since: Moment,
     idle_since: Moment,
     blocked_since: Moment,
+    linger_since: Moment,
     head: Mutex<HeadWatch>,
 }
 
@@ -51,6 +55,7 @@ impl Link {
             head_since: Moment::default(),
             idle_since: Moment::default(),
             blocked_since: Moment::default(),
+            linger_since: Moment::default(),
             head: Mutex::default(),
         };
         // A connection is made in order to ask: silence counts as a slow head.
@@ -92,6 +97,11 @@ impl Link {
         }
     }
 
+    /// Everything is answered and our side is closed; the peer's is not yet.
+    pub(crate) fn lingers(&self) {
+        self.linger_since.begin(self.age());
+    }
+
     /// A request begins; it lasts until the guard is dropped.
     pub(crate) fn begin(&self) -> Request<'_> {
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +118,10 @@ impl Link {
     /// next judgement, so that no limit is passed in between.
     pub(crate) fn judge(&self, patience: &Patience, draining: Option<Duration>, slack: Duration) -> Verdict {
         let age = self.age() + slack;
-        if self.head_since.lasts(age, patience.head) || self.blocked_since.lasts(age, patience.write) {
+        if self.head_since.lasts(age, patience.head)
+            || self.blocked_since.lasts(age, patience.write)
+            || self.linger_since.lasts(age, LINGER_MAX)
+        {
             return Verdict::Cut;
         }
         // What has begun to arrive is read to its end.
@@ -219,6 +232,17 @@ mod tests {
         link.blocked(true);
         pass(29).await;
         link.blocked(true);
+        assert_eq!(judge(&link), Verdict::Keep);
+        pass(1).await;
+        assert_eq!(judge(&link), Verdict::Cut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn peer_that_goes_on_after_its_last_answer_is_cut() {
+        let link = link();
+        link.received(b"POST / HTTP/1.1\r\n\r\n");
+        link.lingers();
+        pass(1).await;
         assert_eq!(judge(&link), Verdict::Keep);
         pass(1).await;
         assert_eq!(judge(&link), Verdict::Cut);

@@ -3,6 +3,7 @@
 //! form that every other answer has.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,6 +19,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A field that each of our own answers has and the parser's refusals have not.
 const OWN_FIELD: &[u8] = b"\r\nx-request-id: ";
+
+/// Read at a time while lingering.
+const LINGER_READ_BYTES: usize = 8 * 1024;
 
 /// Writes a whole answer in place of the parser's, given its status.
 pub(crate) type Refuse = Arc<dyn Fn(u16) -> Bytes + Send + Sync>;
@@ -67,6 +71,21 @@ impl Wire {
         }
         self.instead = None;
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes what the peer is still sending, and drops it, until the peer closes too: a socket closed with bytes unread
+    /// resets the connection, and the answer is lost on its way (RFC 9112 §9.6). The connection's guard bounds it.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.link.lingers();
+        let mut unwanted = [MaybeUninit::uninit(); LINGER_READ_BYTES];
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut unwanted);
+            // An error is the peer's way of closing.
+            let outcome = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
+            if outcome.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 
     fn note<T>(&self, outcome: &Poll<io::Result<T>>) {
@@ -135,7 +154,8 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        self.poll_linger(cx)
     }
 }
 

@@ -138,6 +138,8 @@ impl Discovery {
             "last_error": snapshot.last_error,
             "processing_time": snapshot.nanos,
             "average_processing_time": snapshot.nanos.checked_div(snapshot.requests).unwrap_or(0),
+            // Ours to fill (ADR-32); some readers insist on its being there.
+            "data": Value::Null,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use subjects::ServiceContract;
 
@@ -12,7 +13,7 @@ use crate::sockets::InheritedSockets;
 use crate::status::Status;
 use crate::{
     Caller, Clock, ComputePool, Consumers, Context, Database, Ids, Lifecycle, Metrics, Random, StartError,
-    TokenVerifier,
+    TokenVerifier, start,
 };
 
 /// A deployable service. `kernel::run::<Self>()` is all of its `main`.
@@ -80,9 +81,21 @@ pub struct Parts<T> {
 }
 
 impl<T> Parts<T> {
-    /// A context in which the service acts for itself, `timeout` from now.
-    pub fn context(&self, timeout: std::time::Duration) -> Context {
-        Context::for_service(self.instance.service, &self.clock, &self.random, timeout)
+    /// Does a step that needs the database, in a context in which the service acts for itself and has `timeout` for each
+    /// attempt. It is tried again for as long as the database is away or full; so it must be safe to repeat.
+    pub async fn with_database<V, F>(
+        &self,
+        timeout: Duration,
+        step: impl Fn(Arc<Context>) -> F + Send + Sync,
+    ) -> Result<V, StartError>
+    where
+        F: Future<Output = Result<V, StartError>> + Send,
+        V: Send,
+    {
+        start::await_database(&self.random, || {
+            step(Arc::new(Context::for_service(self.instance.service, &self.clock, &self.random, timeout)))
+        })
+        .await
     }
 }
 

@@ -246,10 +246,18 @@ fn watch_database(readiness: &Readiness, database: &Database) {
 /// Migrates where the owner's URL is given, connects, and refuses a schema that is not ours.
 async fn open_database(process: &Process, service: &'static str, random: &Random) -> Result<Database, StartError> {
     let url = process.database_url.as_ref().ok_or_else(|| StartError::new("database_url is needed"))?;
+    await_database(random, || try_database(process, url, service)).await
+}
+
+/// Tries until the database is there, for as long as that takes; fails where waiting will not help.
+pub(crate) async fn await_database<T, F>(random: &Random, attempt: impl Fn() -> F) -> Result<T, StartError>
+where
+    F: Future<Output = Result<T, StartError>>,
+{
     let mut pause = DATABASE_PAUSE_MIN;
     loop {
-        let error = match try_database(process, url, service).await {
-            Ok(database) => return Ok(database),
+        let error = match attempt().await {
+            Ok(done) => return Ok(done),
             Err(error) if is_absent(&error) => error,
             Err(error) => return Err(error),
         };

@@ -162,7 +162,7 @@ fn bindings(out: &mut String, endpoint: &Endpoint) -> Result<()> {
             }
             (Kind::Message(kind), false) if kind.full_name() == "google.protobuf.Timestamp" => writeln!(
                 arms,
-                "{name:?} => {ident} = Some(crate::json::timestamp(value).ok_or(crate::BindError::expected({json:?}, \"a time as in RFC 3339\"))?),"
+                "{name:?} => {ident} = Some(crate::Timestamp::parse(value).ok_or(crate::BindError::expected({json:?}, \"a time as in RFC 3339\"))?),"
             )?,
             (kind, _) => {
                 return Err(format!("{}.{name}: a {kind:?} cannot stand in a URL", endpoint.request.full_name()).into());

@@ -34,7 +34,7 @@ pub fn generate(mut set: FileDescriptorSet, contract: &Contract, out: &Path) -> 
         builder
             .register_descriptors(&encoded)?
             .out_dir(folder)
-            .extern_path(".google.protobuf", "::pbjson_types")
+            .extern_path(".google.protobuf.Timestamp", "crate::Timestamp")
             .emit_fields()
             .exclude([OWN_JSON]);
         if requests {
@@ -45,7 +45,7 @@ pub fn generate(mut set: FileDescriptorSet, contract: &Contract, out: &Path) -> 
     }
 
     let mut config = prost_build::Config::new();
-    config.out_dir(out).compile_well_known_types().extern_path(".google.protobuf", "::pbjson_types");
+    config.out_dir(out).compile_well_known_types().extern_path(".google.protobuf.Timestamp", "crate::Timestamp");
     // Requests and replies that bear a credential must not print it.
     for (_, endpoint) in contract.endpoints().filter(|(_, endpoint)| endpoint.bears_credentials) {
         config.skip_debug([format!(".{}", endpoint.request.full_name()), format!(".{}", endpoint.reply.full_name())]);

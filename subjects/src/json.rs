@@ -65,11 +65,6 @@ pub fn decode_bound<'a, T: Body + Bind>(
     Ok(message)
 }
 
-/// An RFC 3339 time.
-pub fn timestamp(text: &str) -> Option<pbjson_types::Timestamp> {
-    chrono::DateTime::parse_from_rfc3339(text).ok().map(|time| time.with_timezone(&chrono::Utc).into())
-}
-
 /// A value never stands in the message: it may be a password.
 fn classify(pointer: String, error: &serde_json::Error) -> DecodeError {
     let message = error.to_string();

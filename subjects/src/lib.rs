@@ -12,12 +12,14 @@ pub mod openapi;
 mod problem;
 mod raw_json;
 pub mod subject;
+mod timestamp;
 
 pub use contract::{
     Access, Bind, BindError, Body, ConsumerContract, Endpoint, Event, EventContract, Http, HttpMethod, QueryField,
     Register, ServiceContract, Transport,
 };
 pub use problem::{FieldError, Problem};
+pub use timestamp::{OutOfRange, Timestamp};
 
 include!(concat!(env!("OUT_DIR"), "/services.rs"));
 

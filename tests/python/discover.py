@@ -40,9 +40,6 @@ async def main() -> None:
     for verb, reader in READERS.items():
         found[verb] = await gather(connection, f"$SRV.{verb}", window)
         for answer in found[verb]:
-            # nats-py's reader of STATS insists on `data`, which ADR-32 leaves to the service.
-            for endpoint in answer.get("endpoints", []):
-                endpoint.setdefault("data", None)
             reader.from_dict(answer)
     print(json.dumps(found))
     await connection.close()

@@ -76,7 +76,7 @@ fn only_me() -> Error {
 
 /// The size of a real user.
 fn me() -> User {
-    let time = subjects::json::timestamp("2026-01-02T03:04:05.678901Z");
+    let time = subjects::Timestamp::parse("2026-01-02T03:04:05.678901Z");
     User {
         id: "0198a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b".to_owned(),
         email: "ada.lovelace@example.org".to_owned(),

@@ -96,8 +96,9 @@ async fn apply(arguments: Apply) -> Result<()> {
     if changes.0.is_empty() {
         print("streams and consumers are as declared")?;
     }
+    let outcome = if arguments.dry_run { "to be applied" } else { "applied" };
     for change in changes.0 {
-        print(&change)?;
+        print(&format!("{outcome}: {change}"))?;
     }
     Ok(())
 }

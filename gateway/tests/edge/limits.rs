@@ -53,6 +53,19 @@ async fn credentials_may_be_tried_less_often_than_anything_else() {
 }
 
 #[tokio::test]
+async fn refusal_reaches_a_client_that_is_still_sending() {
+    let platform = shared().await;
+    let mut connection = Connection::open(&platform.gateway(1)).await;
+    let body = vec![b' '; 4 * 1024 * 1024];
+
+    connection.send(LOGIN.replace("Content-Length: 20", &format!("Content-Length: {}", body.len()))).await;
+    assert!(connection.send(body).await, "what is sent is taken, though nobody wants it");
+
+    assert_eq!(connection.answer().await.expect("the refusal arrives").status, 413);
+    assert!(connection.closes().await);
+}
+
+#[tokio::test]
 async fn slow_heads_and_idle_connections_are_closed() {
     let setup = edge().set("gateway.header_timeout_ms", "500").set("gateway.idle_timeout_ms", "1000");
     let platform = setup.start().await;

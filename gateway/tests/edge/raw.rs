@@ -32,9 +32,9 @@ impl Connection {
         Self { stream: TcpStream::connect(address).await.expect("the gateway listens"), received: Vec::new() }
     }
 
-    /// Sends bytes; a gateway that has hung up already is no failure, since it may answer before it has read all.
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        let _ = self.stream.write_all(bytes.as_ref()).await;
+    /// Sends bytes. Says whether all were taken: a gateway may answer, and hang up, before it has read all.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.write_all(bytes.as_ref()).await.is_ok()
     }
 
     pub async fn half_close(&mut self) {

@@ -45,9 +45,11 @@ impl Service for Auth {
     }
 
     async fn build(parts: Parts<AuthSettings>) -> Result<Self, StartError> {
-        let cx = parts.context(keys::TIMEOUT);
         let master_key = keys::read_master_key(parts.process.key_file.as_deref())?;
-        let signing_key = keys::ensure_signing_key(&parts.database, &cx, &master_key.sealing_key()).await?;
+        let (database, sealing) = (&parts.database, &master_key.sealing_key());
+        let signing_key = parts
+            .with_database(keys::TIMEOUT, |cx| async move { keys::ensure_signing_key(database, &cx, sealing).await })
+            .await?;
         Ok(Self {
             settings: parts.settings,
             tokens: parts.process.tokens,

@@ -42,10 +42,10 @@ impl Service for Identity {
     }
 
     async fn build(parts: Parts<IdentitySettings>) -> Result<Self, StartError> {
-        let cx = parts.context(bootstrap::TIMEOUT);
-        let hashing = Hashing::new(parts.compute, parts.settings.hash_parameters()?);
-        let identity = Self { settings: parts.settings, database: parts.database, hashing };
-        bootstrap::ensure_admin(&identity, &cx).await?;
+        let hashing = Hashing::new(parts.compute.clone(), parts.settings.hash_parameters()?);
+        let identity = Self { settings: parts.settings.clone(), database: parts.database.clone(), hashing };
+        let made = &identity;
+        parts.with_database(bootstrap::TIMEOUT, |cx| async move { bootstrap::ensure_admin(made, &cx).await }).await?;
         Ok(identity)
     }
 

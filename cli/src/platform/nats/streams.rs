@@ -86,7 +86,7 @@ impl Stream {
     async fn apply(&self, client: &Client, name: &str, apply: bool, changes: &mut Changes) -> Result<()> {
         match find(client, &format!("STREAM.INFO.{name}"), STREAM_NOT_FOUND).await? {
             None => {
-                changes.0.push(format!("stream {name}: missing, to be made"));
+                changes.0.push(format!("stream {name}: missing"));
                 if !apply {
                     return Ok(());
                 }
@@ -123,7 +123,7 @@ async fn consumer(
 ) -> Result<()> {
     let (action, config) = match find(client, &format!("CONSUMER.INFO.{stream}.{durable}"), CONSUMER_NOT_FOUND).await? {
         None => {
-            changes.0.push(format!("consumer {stream}/{durable}: missing, to be made"));
+            changes.0.push(format!("consumer {stream}/{durable}: missing"));
             ("create", Value::Object(config.clone()))
         }
         Some(current) => {

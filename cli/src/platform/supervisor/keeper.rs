@@ -20,6 +20,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(3);
 const BACKOFF_RESET: Duration = Duration::from_secs(10);
 /// Between two looks at whether a process is ready.
 const READINESS_INTERVAL: Duration = Duration::from_millis(10);
+/// How a process ends that cannot start with the settings it was given (sysexits' EX_CONFIG); another start is no cure.
+const EXIT_CONFIG: i32 = 78;
 
 /// The task behind one [`Process`].
 pub(super) struct Keeper {
@@ -185,6 +187,9 @@ impl Keeper {
         self.watcher.remove(pid);
         let _absent_is_fine = std::fs::remove_file(&self.pid_file);
         self.state.send_modify(|state| state.last_exit = Some(exit.to_string()));
+        if exit.code() == Some(EXIT_CONFIG) {
+            after = After::StayDown;
+        }
         Ok(after)
     }
 }

@@ -1,6 +1,6 @@
 //! A record as an acting service hands it over, made fit for keeping, and the entry that it becomes.
 
-use chrono::{DateTime, Datelike as _, SubsecRound as _, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -144,12 +144,6 @@ impl Record {
     }
 }
 
-/// The time so many seconds and nanoseconds after 1970; `None` outside the years 1 to 9999, which RFC 3339 cannot write.
-pub fn time_of(seconds: i64, nanos: i32) -> Option<DateTime<Utc>> {
-    let time = DateTime::from_timestamp(seconds, u32::try_from(nanos).ok()?)?;
-    (1..=9_999).contains(&time.year()).then_some(time)
-}
-
 /// A control character becomes its escape (`\u{0}`), so that no line of a log can be forged and PostgreSQL can keep it.
 fn keepable_text(text: &str) -> String {
     let mut kept = String::with_capacity(text.len().min(4 * TEXT_CHARACTERS_MAX));
@@ -217,14 +211,6 @@ pub(super) mod tests {
         assert_eq!(kept.details, text);
         assert_eq!(Record { details: String::new(), ..record() }.keepable().unwrap().details, "{}");
         assert_eq!(Record { details: "{".to_owned(), ..record() }.keepable().unwrap_err(), Faulty::Details);
-    }
-
-    #[test]
-    fn times_that_cannot_be_written_are_none() {
-        assert_eq!(time_of(1_700_000_000, 123_456_000), Some(record().time));
-        for (seconds, nanos) in [(i64::MAX, 0), (253_402_300_800, 0), (-62_135_596_801, 0), (0, -1), (0, i32::MAX)] {
-            assert_eq!(time_of(seconds, nanos), None, "{seconds} {nanos}");
-        }
     }
 
     #[test]

@@ -5,5 +5,5 @@ mod entry;
 mod filter;
 
 pub use chain::{Chain, EntryHash};
-pub use entry::{ActorType, Entry, Faulty, Outcome, Record, time_of};
+pub use entry::{ActorType, Entry, Faulty, Outcome, Record};
 pub use filter::{ActionFilter, Fault, Filter};

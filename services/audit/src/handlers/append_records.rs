@@ -9,7 +9,7 @@ use subjects::audit::v1::{self as wire};
 use uuid::Uuid;
 
 use crate::Audit;
-use crate::domain::{ActorType, Faulty, Outcome, Record, time_of};
+use crate::domain::{ActorType, Faulty, Outcome, Record};
 use crate::storage;
 
 /// What the subject of every record begins with; the rest is its action, whose first word is the acting service. Only that
@@ -51,7 +51,7 @@ fn to_domain(subject: &str, body: wire::Record) -> Result<Record, Faulty> {
         Ok(wire::Outcome::Failure) => Outcome::Failure,
         Ok(wire::Outcome::Unspecified) | Err(_) => return Err(Faulty::Outcome),
     };
-    let time = body.time.and_then(|time| time_of(time.seconds, time.nanos)).ok_or(Faulty::Time)?;
+    let time = body.time.and_then(|time| time.try_into().ok()).ok_or(Faulty::Time)?;
     let target = body.target.unwrap_or_default();
     let record = Record {
         id: Uuid::try_parse(&body.id).map_err(|_| Faulty::Id)?,
@@ -78,7 +78,7 @@ mod tests {
     fn body() -> wire::Record {
         wire::Record {
             id: "01932c07-20c3-7c31-a3f5-000000000001".to_owned(),
-            time: Some(pbjson_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+            time: Some(subjects::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
             actor: Some(wire::Actor { r#type: wire::actor::Type::User.into(), id: "ann".to_owned() }),
             outcome: wire::Outcome::Success.into(),
             ..wire::Record::default()

@@ -3,12 +3,12 @@
 use chrono::{DateTime, Utc};
 use kernel::page::Page;
 use kernel::{Context, Result};
-use pbjson_types::Timestamp;
+use subjects::Timestamp;
 use subjects::audit::v1::{self as wire, ListEntriesReply, ListEntriesRequest};
 use subjects::free::v1::RawJson;
 
 use crate::Audit;
-use crate::domain::{ActorType, Entry, Fault, Filter, Outcome, time_of};
+use crate::domain::{ActorType, Entry, Fault, Filter, Outcome};
 use crate::error::AuditError;
 use crate::storage;
 
@@ -59,7 +59,7 @@ fn parse_outcome(number: i32) -> Result<Option<Outcome>, Fault> {
 fn parse_time(pointer: &'static str, given: Option<Timestamp>) -> Result<Option<DateTime<Utc>>, Fault> {
     let Some(given) = given else { return Ok(None) };
     let detail = "Give a time such as 2026-01-31T23:59:59Z.";
-    time_of(given.seconds, given.nanos).map(Some).ok_or(Fault { pointer, code: "invalid_time", detail })
+    given.try_into().map(Some).map_err(|_| Fault { pointer, code: "invalid_time", detail })
 }
 
 fn to_wire(entry: Entry) -> wire::Entry {
