@@ -67,7 +67,7 @@ impl<S: Send + Sync + 'static> Consumers<S> {
     /// acknowledges. When it fails, everything is rolled back and the messages are given to it one by one; a message with
     /// which it fails by itself comes again later. An error that passes by itself (503) is retried before that counts.
     ///
-    /// ```ignore
+    /// ```text
     /// consumers.batch("AUDIT", "audit", |audit, tx, records| Box::pin(handlers::append_records(audit, tx, records)));
     /// ```
     pub fn batch<H>(&mut self, stream: &'static str, durable: &'static str, handler: H)
