@@ -1,4 +1,7 @@
 //! The context of a call as it travels between our own processes: a protobuf message in one header.
+//!
+//! The value is the message without its access token in base64, then, where there is one, a dot and the token as it is:
+//! a token is most of a context's bytes and is plain text already.
 
 use async_nats::HeaderMap;
 use async_nats::header::HeaderValue;
@@ -13,9 +16,18 @@ use crate::nats::headers;
 pub(crate) const HEADERS_BYTES_MAX: usize = 16 * 1_024;
 
 /// The one header of a call.
-#[expect(clippy::disallowed_methods, reason = "base64 holds no line break")]
-pub(crate) fn to_headers(context: &CallContext) -> HeaderMap {
-    let value = STANDARD_NO_PAD.encode(context.encode_to_vec());
+#[expect(clippy::disallowed_methods, reason = "neither base64 nor visible characters hold a line break")]
+pub(crate) fn to_headers(context: &mut CallContext) -> HeaderMap {
+    let is_plain = context.access_token.bytes().all(|byte| byte.is_ascii_graphic());
+    let token = if is_plain { std::mem::take(&mut context.access_token) } else { String::new() };
+    let bytes = context.encode_to_vec();
+    let mut value = String::with_capacity(bytes.len().div_ceil(3) * 4 + 1 + token.len());
+    STANDARD_NO_PAD.encode_string(bytes, &mut value);
+    if !token.is_empty() {
+        value.push('.');
+        value.push_str(&token);
+        context.access_token = token;
+    }
     let mut map = HeaderMap::new();
     map.insert(headers::CONTEXT.clone(), HeaderValue::from(value));
     map
@@ -26,8 +38,16 @@ pub(crate) fn parse(value: &str) -> Option<CallContext> {
     if value.len() > HEADERS_BYTES_MAX {
         return None;
     }
-    let bytes = STANDARD_NO_PAD.decode(value).ok()?;
-    CallContext::decode(bytes.as_slice()).ok()
+    let (encoded, token) = value.split_once('.').map_or((value, None), |(encoded, token)| (encoded, Some(token)));
+    let bytes = STANDARD_NO_PAD.decode(encoded).ok()?;
+    let mut context = CallContext::decode(bytes.as_slice()).ok()?;
+    if let Some(token) = token {
+        if !context.access_token.is_empty() {
+            return None;
+        }
+        token.clone_into(&mut context.access_token);
+    }
+    Some(context)
 }
 
 #[cfg(test)]
@@ -38,7 +58,7 @@ mod tests {
 
     #[test]
     fn context_round_trips() {
-        let context = CallContext {
+        let mut context = CallContext {
             access_token: "a.b.c".to_owned(),
             timeout_ms: 5_000,
             trace_id: vec![1; 16],
@@ -46,10 +66,23 @@ mod tests {
             ..CallContext::default()
         };
 
-        let map = to_headers(&context);
+        for token in ["", "a.b.c", "not\nplain"] {
+            context.access_token = token.to_owned();
+            let map = to_headers(&mut context);
 
-        assert_eq!(map.len(), 1);
-        assert!(parse(map.get(headers::CONTEXT.clone()).unwrap().as_str()) == Some(context));
+            assert_eq!(map.len(), 1);
+            assert!(context.access_token == token);
+            assert!(parse(map.get(headers::CONTEXT.clone()).unwrap().as_str()) == Some(context.clone()));
+        }
+    }
+
+    #[test]
+    fn two_tokens_are_refused() {
+        let hidden = CallContext { access_token: "hidden\n".to_owned(), ..CallContext::default() };
+        let map = to_headers(&mut hidden.clone());
+        let value = map.get(headers::CONTEXT.clone()).unwrap().as_str();
+
+        assert!(parse(&format!("{value}.other")).is_none());
     }
 
     #[test]

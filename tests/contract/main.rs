@@ -4,6 +4,7 @@
 mod access;
 mod audit_coverage;
 mod broker_permissions;
+mod compose;
 mod database_roles;
 mod documents;
 mod reply_subjects;

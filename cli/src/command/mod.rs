@@ -75,7 +75,10 @@ struct OnData {
 
 /// Does what was asked for.
 pub fn run(cli: Cli) -> ExitCode {
-    output::log_warnings();
+    // A benchmark's parts are processes with a log of their own.
+    if !matches!(cli.command, Command::Bench(crate::bench::Bench::Serve(_))) {
+        output::log_warnings();
+    }
     let result = match cli.command {
         Command::Operation(operation) => execute(operation),
         // Its parts are processes with a runtime of their own.

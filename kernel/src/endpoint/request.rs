@@ -258,8 +258,8 @@ mod tests {
     }
 
     fn context() -> String {
-        let context = CallContext { access_token: "a.b.c".to_owned(), ..CallContext::default() };
-        wire::to_headers(&context).get(headers::CONTEXT.clone()).unwrap().as_str().to_owned()
+        let mut context = CallContext { access_token: "a.b.c".to_owned(), ..CallContext::default() };
+        wire::to_headers(&mut context).get(headers::CONTEXT.clone()).unwrap().as_str().to_owned()
     }
 
     #[test]
