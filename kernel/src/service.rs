@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use subjects::ServiceContract;
 
-use crate::endpoint::Routes;
+use crate::endpoint::{Decide, Routes};
 use crate::readiness::Readiness;
 use crate::settings::{Process, Settings};
 use crate::sockets::InheritedSockets;
 use crate::status::Status;
 use crate::{
-    Caller, Clock, ComputePool, Consumers, Context, Database, Ids, Lifecycle, Metrics, Random, StartError,
+    Caller, Clock, ComputePool, Consumers, Context, Database, Feeds, Ids, Lifecycle, Metrics, Random, StartError,
     TokenVerifier, start,
 };
 
@@ -64,6 +64,10 @@ pub struct Parts<T> {
     pub ids: Ids,
     /// For who is shown tokens outside of the kernel's endpoints: the gateway.
     pub tokens: TokenVerifier,
+    /// For what every instance sees as it happens, as its contract's `watches` declare.
+    pub feeds: Feeds,
+    /// Decides permissions, for who serves outside of the kernel's endpoints: the gateway.
+    pub decide: Arc<dyn Decide>,
     /// Threads for work that keeps a core busy.
     pub compute: ComputePool,
     /// The metrics of the process.

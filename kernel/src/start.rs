@@ -22,7 +22,8 @@ use crate::sockets::InheritedSockets;
 use crate::status::Status;
 use crate::tokens::CallerKeys;
 use crate::{
-    Clock, ComputePool, Consumers, Database, Ids, Lifecycle, Metrics, Random, Service, StartError, TokenVerifier, admin,
+    Clock, ComputePool, Consumers, Database, Feeds, Ids, Lifecycle, Metrics, Random, Service, StartError,
+    TokenVerifier, admin,
 };
 
 /// How long one look at the broker may take before it is looked at again.
@@ -109,6 +110,8 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
     let tokens = TokenVerifier::new(&process.tokens, Arc::new(keys), clock.clone(), &metrics);
     let drain_timeout = process.drain_timeout();
     let limits = process.endpoints.clone();
+    let feeds = Feeds::new(connection.clone(), requester.clone(), &metrics, &life);
+    let decide: Arc<dyn Decide> = Arc::new(ByRoleClaim);
     let built = S::build(Parts {
         settings,
         process,
@@ -118,6 +121,8 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
         random: random.clone(),
         ids,
         tokens: tokens.clone(),
+        feeds,
+        decide: Arc::clone(&decide),
         compute: ComputePool::new(),
         metrics: metrics.clone(),
         life: life.clone(),
@@ -145,7 +150,6 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
 
     let mut routes = Routes::new();
     S::routes(&mut routes);
-    let decide: Arc<dyn Decide> = Arc::new(ByRoleClaim);
     let parts = ServerParts {
         connection: connection.clone(),
         requester: requester.clone(),

@@ -29,6 +29,7 @@ pub struct Service {
     /// Subjects, sorted.
     pub calls: Vec<String>,
     pub consumers: Vec<Consumer>,
+    pub watches: Vec<Watch>,
 }
 
 pub struct Endpoint {
@@ -79,6 +80,11 @@ pub struct Consumer {
     pub filters: Vec<String>,
 }
 
+pub struct Watch {
+    pub stream: String,
+    pub subjects: Vec<String>,
+}
+
 impl Contract {
     pub fn read(pool: &DescriptorPool) -> Result<Self> {
         let extension = |name: &str| {
@@ -117,6 +123,13 @@ impl Contract {
                     filters: texts(consumer, "filters"),
                 })
                 .collect();
+            let watches = messages(&options, "watches")
+                .iter()
+                .map(|watch| Watch { stream: text(watch, "stream"), subjects: texts(watch, "subjects") })
+                .collect::<Vec<_>>();
+            if let Some(subject) = watches.iter().flat_map(|w| &w.subjects).find(|s| !s.starts_with("evt.")) {
+                return Err(format!("{full_name} watches `{subject}`, which is no event").into());
+            }
             services.push(Service {
                 description: comment(&descriptor.parent_file(), descriptor.path()),
                 version: text(&options, "version"),
@@ -127,6 +140,7 @@ impl Contract {
                 endpoints,
                 events,
                 consumers,
+                watches,
             });
         }
         services.sort_by(|a, b| a.name.cmp(&b.name));

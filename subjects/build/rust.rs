@@ -24,9 +24,11 @@ pub fn generate(contract: &Contract, out: &Path) -> Result<()> {
     calls.sort_unstable();
     writeln!(
         all,
-        "/// The gateway serves no subject of its own; it calls every operation that has an HTTP route.\n\
+        "/// The gateway serves no subject of its own; it calls every operation that has an HTTP route, and shows events\n\
+         /// to who may see them.\n\
          pub static GATEWAY: ServiceContract = ServiceContract {{ name: \"gateway\", version: {:?}, \
-         description: \"The HTTP edge.\", endpoints: &[], events: &[], calls: &{calls:?}, consumers: &[] }};",
+         description: \"The HTTP edge.\", endpoints: &[], events: &[], calls: &{calls:?}, consumers: &[], watches: &[\
+         WatchContract {{ stream: \"EVENTS\", subjects: &[\"evt.>\"] }}] }};",
         env!("CARGO_PKG_VERSION"),
     )?;
     fs::write(out.join("services.rs"), all)?;
@@ -55,17 +57,23 @@ fn module(service: &Service) -> Result<String> {
             )
         })
         .collect();
+    let watches: Vec<String> = service
+        .watches
+        .iter()
+        .map(|w| format!("crate::WatchContract {{ stream: {:?}, subjects: &{:?} }}", w.stream, w.subjects))
+        .collect();
     writeln!(
         out,
         "/// What {name} serves, publishes, calls and consumes.\n\
          pub static CONTRACT: crate::ServiceContract = crate::ServiceContract {{ name: {name:?}, version: {:?}, \
-         description: {:?}, endpoints: &[{}], events: &[{}], calls: &{:?}, consumers: &[{}] }};",
+         description: {:?}, endpoints: &[{}], events: &[{}], calls: &{:?}, consumers: &[{}], watches: &[{}] }};",
         service.version,
         service.description,
         endpoints.join(", "),
         events.join(", "),
         service.calls,
         consumers.join(", "),
+        watches.join(", "),
         name = service.name,
     )?;
     service_trait(&mut out, service)?;

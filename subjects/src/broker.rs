@@ -61,6 +61,12 @@ fn of_service(service: &ServiceContract) -> Permissions {
         ]);
     }
     let mut subscribe = BTreeSet::from([own_inbox(name)]);
+    for watch in service.watches {
+        subscribe.extend(watch.subjects.iter().map(|subject| crate::subject::live(subject)));
+        // Without its publishers' heartbeats, silence could be mistaken for peace.
+        subscribe.extend(watch.publishers().map(|publisher| crate::subject::beat(publisher.name)));
+        publish.insert(format!("$JS.API.DIRECT.GET.{}", watch.stream));
+    }
     if !service.endpoints.is_empty() {
         subscribe.insert(format!("svc.{name}.> {name}"));
     }
@@ -129,9 +135,25 @@ mod tests {
         for user in users() {
             for subject in permissions(user).unwrap().subscribe {
                 let own = subject == format!("svc.{user}.> {user}") || subject == format!("_INBOX.{user}.>");
-                let open = subject.starts_with("$SRV.") || subject == "live.>";
-                assert!(own || open, "{user} subscribes {subject}");
+                let open = subject.starts_with("$SRV.") || subject == "live.>" && user == OPS;
+                let watches = service(user).is_some_and(|service| !service.watches.is_empty());
+                let watched = watches && (subject.starts_with("live.evt.") || subject.starts_with("beat."));
+                assert!(own || open || watched, "{user} subscribes {subject}");
             }
+        }
+    }
+
+    #[test]
+    fn only_who_watches_reads_along_and_reads_again() {
+        let gateway = permissions("gateway").unwrap();
+        let beats: Vec<_> = gateway.subscribe.iter().filter(|s| s.starts_with("beat.")).collect();
+        let publishers = SERVICES.iter().filter(|service| !service.events.is_empty());
+        assert!(publishers.map(|service| format!("beat.{}", service.name)).eq(beats.into_iter().cloned()));
+        assert!(gateway.subscribe.contains("live.evt.>") && gateway.publish.contains("$JS.API.DIRECT.GET.EVENTS"));
+        for user in users().into_iter().filter(|&user| user != "gateway") {
+            let Permissions { publish, subscribe } = permissions(user).unwrap();
+            assert!(!publish.iter().any(|s| s.starts_with("$JS.API.DIRECT.GET")), "{user}");
+            assert!(!subscribe.iter().any(|s| s.starts_with("live.evt.") || s.starts_with("beat.")), "{user}");
         }
     }
 
@@ -140,7 +162,7 @@ mod tests {
         for user in users().into_iter().filter(|&user| user != PROVISION) {
             for subject in permissions(user).unwrap().publish.iter().filter(|s| s.starts_with("$JS.API.")) {
                 assert!(
-                    [".INFO", ".LIST", ".NAMES", ".MSG.NEXT"].iter().any(|verb| subject.contains(verb)),
+                    [".INFO", ".LIST", ".NAMES", ".MSG.NEXT", ".DIRECT.GET."].iter().any(|verb| subject.contains(verb)),
                     "{user}: {subject}"
                 );
             }

@@ -133,6 +133,27 @@ pub struct ServiceContract {
     pub calls: &'static [&'static str],
     /// Durable consumers that it reads.
     pub consumers: &'static [ConsumerContract],
+    /// Events that each of its instances sees as they are stored.
+    pub watches: &'static [WatchContract],
+}
+
+/// Events of a stream that every instance sees as they are stored.
+#[derive(Debug)]
+pub struct WatchContract {
+    /// The stream's name.
+    pub stream: &'static str,
+    /// Subjects as they are stored; the server republishes them with `live.` in front.
+    pub subjects: &'static [&'static str],
+}
+
+impl WatchContract {
+    /// The services whose relays feed what is watched: those with an event that a subject may cover.
+    pub fn publishers(&self) -> impl Iterator<Item = &'static ServiceContract> {
+        crate::SERVICES.iter().copied().filter(|service| {
+            let covers = |event: &EventContract| self.subjects.iter().any(|s| crate::subject::covers(s, event.subject));
+            service.events.iter().any(|event| covers(event))
+        })
+    }
 }
 
 /// A durable consumer.

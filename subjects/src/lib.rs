@@ -16,7 +16,7 @@ mod timestamp;
 
 pub use contract::{
     Access, Bind, BindError, Body, ConsumerContract, Endpoint, Event, EventContract, Http, HttpMethod, QueryField,
-    Register, ServiceContract, Transport,
+    Register, ServiceContract, Transport, WatchContract,
 };
 pub use problem::{FieldError, Problem};
 pub use timestamp::{OutOfRange, Timestamp};

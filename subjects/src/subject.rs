@@ -33,6 +33,25 @@ pub fn beat(service: &str) -> String {
     format!("beat.{service}")
 }
 
+/// Where the server republishes what it has stored under `stored`.
+pub fn live(stored: &str) -> String {
+    format!("live.{stored}")
+}
+
+/// Whether `pattern`, which may have the wildcards `*` and, at its end, `>`, covers a literal subject.
+pub fn covers(pattern: &str, subject: &str) -> bool {
+    let mut tokens = subject.split('.');
+    for expected in pattern.split('.') {
+        match (expected, tokens.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (expected, Some(token)) if expected == token => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
+}
+
 /// The prefix under which a broker user reads its replies.
 pub fn inbox_prefix(user: &str) -> String {
     format!("_INBOX.{user}")
@@ -43,7 +62,17 @@ pub const CONTEXT_HEADER: &str = "Trunkline-Context";
 
 #[cfg(test)]
 mod tests {
-    use super::Token;
+    use super::{Token, covers};
+
+    #[test]
+    fn a_pattern_covers_token_by_token() {
+        for pattern in ["evt.>", "evt.a.>", "evt.a.b.c", "evt.*.b.*", ">", "evt.a.b.>"] {
+            assert!(covers(pattern, "evt.a.b.c"), "{pattern}");
+        }
+        for pattern in ["evt", "evt.a", "evt.a.b.c.>", "evt.a.b.c.*", "evt.*.b", "evt.a.b.d", "", "*"] {
+            assert!(!covers(pattern, "evt.a.b.c"), "{pattern}");
+        }
+    }
 
     #[test]
     fn a_token_cannot_split_or_widen_a_subject() {

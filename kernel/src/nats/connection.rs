@@ -1,6 +1,7 @@
 //! The connection to the broker: made once, kept for the life of the process, made again by itself when it is lost.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -8,6 +9,7 @@ use async_nats::{Client, ConnectOptions, Event, ServerError};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::watch;
 
 use super::pending::{Failure, Pending};
 use crate::metrics::{ByKind, Name};
@@ -29,6 +31,18 @@ const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     client: Client,
+    disturbances: watch::Receiver<Disturbances>,
+}
+
+/// How often something happened to a connection by which messages may have been missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Disturbances {
+    /// Times it was made.
+    pub(crate) connections: u64,
+    /// Times it was lost.
+    pub(crate) disconnections: u64,
+    /// Messages that the client dropped because nobody took them in time.
+    pub(crate) slow: u64,
 }
 
 impl Connection {
@@ -40,6 +54,18 @@ impl Connection {
     /// Whether the broker is there.
     pub(crate) fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// Tells of each disturbance. One may be told late, or not at all where there are very many; [`Connection::now`]
+    /// misses no connection.
+    pub(crate) fn disturbances(&self) -> watch::Receiver<Disturbances> {
+        self.disturbances.clone()
+    }
+
+    /// What has happened until now.
+    pub(crate) fn now(&self) -> Disturbances {
+        let connections = self.client.statistics().connects.load(Ordering::Relaxed);
+        Disturbances { connections, ..*self.disturbances.borrow() }
     }
 }
 
@@ -56,8 +82,10 @@ pub(crate) async fn connect(
     let servers =
         settings.nats_servers().map_err(|error| StartError::new("nats_url is not valid").with_source(error))?;
     let seed = settings.nkey_seed().map_err(StartError::new)?;
+    let (sender, disturbances) = watch::channel(Disturbances::default());
     let watcher = Arc::new(Watcher {
         pending,
+        disturbances: sender,
         connected: metrics.gauge(Name::NatsConnected),
         connects: metrics.counter(Name::NatsConnects),
         errors: metrics.counters(Name::NatsErrors),
@@ -89,7 +117,7 @@ pub(crate) async fn connect(
     let connecting = options.connect(servers).await;
     let client =
         connecting.map_err(|error| StartError::new("the broker's address is not usable").with_source(error))?;
-    Ok(Connection { client })
+    Ok(Connection { client, disturbances })
 }
 
 /// Doubles from 20 ms, with half of it left to chance so that a restarted server is not met by everybody at once. The
@@ -103,6 +131,7 @@ fn reconnect_delay(attempts: usize, max: Duration, chance: f64) -> Duration {
 /// Turns what the client tells into metrics, log lines and failed calls.
 struct Watcher {
     pending: Arc<Pending>,
+    disturbances: watch::Sender<Disturbances>,
     connected: Gauge,
     connects: Counter,
     errors: Family<ByKind, Counter>,
@@ -114,11 +143,13 @@ impl Watcher {
             Event::Connected => {
                 self.connected.set(1);
                 self.connects.inc();
+                self.disturbances.send_modify(|disturbances| disturbances.connections += 1);
                 tracing::info!("The broker is connected.");
             }
             Event::Disconnected => {
                 self.connected.set(0);
                 self.pending.fail_all(Failure::ConnectionLost);
+                self.disturbances.send_modify(|disturbances| disturbances.disconnections += 1);
                 tracing::warn!("The connection to the broker is lost.");
             }
             Event::LameDuckMode => {
@@ -127,6 +158,7 @@ impl Watcher {
             }
             Event::SlowConsumer(subscription) => {
                 self.count("slow_consumer");
+                self.disturbances.send_modify(|disturbances| disturbances.slow += 1);
                 tracing::warn!(subscription, "A message was dropped: its reader is too slow.");
             }
             Event::ServerError(ServerError::Other(message)) => {

@@ -5,6 +5,6 @@ pub(crate) mod headers;
 mod pending;
 mod requester;
 
-pub(crate) use connection::{Connection, connect};
+pub(crate) use connection::{Connection, Disturbances, connect};
 pub(crate) use pending::Pending;
 pub(crate) use requester::{RequestError, Requester};
