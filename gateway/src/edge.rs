@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::client::Network;
 use crate::cors::Cors;
+use crate::events::Events;
 use crate::metrics::{EdgeMetrics, RouteMetrics};
 use crate::rate_limit::RateLimit;
 use crate::refusal::Refusal;
@@ -34,6 +35,7 @@ pub(crate) struct Edge {
     pub(crate) caller: Caller,
     pub(crate) tokens: TokenVerifier,
     pub(crate) places: Places,
+    pub(crate) events: Arc<Events>,
     pub(crate) body_timeout: Duration,
     pub(crate) metrics: EdgeMetrics,
     settings: GatewaySettings,
@@ -60,7 +62,7 @@ pub(crate) struct Route {
 
 impl Edge {
     /// Puts the parts together; their settings have been checked.
-    pub(crate) fn new(parts: Parts<GatewaySettings>) -> Self {
+    pub(crate) fn new(parts: Parts<GatewaySettings>, events: Arc<Events>) -> Self {
         let settings = parts.settings;
         let rates = &settings.rate_limits;
         let rate = rates.enabled.then(|| {
@@ -75,6 +77,7 @@ impl Edge {
             caller: parts.caller,
             tokens: parts.tokens,
             places: Places::new(settings.in_flight_max),
+            events,
             body_timeout: Duration::from_millis(settings.body_timeout_ms.into()),
             metrics: EdgeMetrics::new(&parts.metrics),
             cors: Cors::new(&settings.cors.allowed_origins, settings.cors.max_age_s),

@@ -27,6 +27,7 @@ pub(crate) struct Head {
     pub(crate) origin: Option<HeaderValue>,
     pub(crate) user_agent: Option<HeaderValue>,
     pub(crate) if_none_match: Option<HeaderValue>,
+    pub(crate) last_event_id: Option<HeaderValue>,
     pub(crate) traceparent: Option<HeaderValue>,
     /// The client asks to speak something else next; what it sends then must not be taken for a request.
     pub(crate) wants_upgrade: bool,
@@ -70,6 +71,7 @@ fn read_fields(headers: &HeaderMap) -> Result<Fields<'_>, Refusal> {
             "access-control-request-method" => head.is_preflight = true,
             "user-agent" => head.user_agent = Some(value.clone()),
             "if-none-match" => head.if_none_match = Some(value.clone()),
+            "last-event-id" => only_copy(&mut head.last_event_id, value)?,
             "traceparent" => head.traceparent = Some(value.clone()),
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! The HTTP edge: the one way in for outside traffic.
 //!
 //! Serves the routes of the contract over HTTP/1.1 and HTTP/2 and passes each request on to the service behind it, over
-//! NATS. Before that it makes sure that the request can be read in one way only, that its client keeps to limits, that a
+//! NATS; events it shows itself, as they are stored. Before that it makes sure that the request can be read in one way only, that its client keeps to limits, that a
 //! page may call and that the access token counts. It knows no operation by name, reads no body, keeps no state but
 //! counters and caches, and takes no client's word for who he is.
 //!
@@ -13,6 +13,7 @@ mod client;
 mod connections;
 mod cors;
 mod edge;
+mod events;
 mod forward;
 mod framing;
 mod head;
@@ -42,10 +43,11 @@ use subjects::ServiceContract;
 
 use crate::connections::{Connections, Listener};
 use crate::edge::Edge;
+use crate::events::Events;
 use crate::server::Server;
 
 pub use client::Network;
-pub use settings::{CorsSettings, GatewaySettings, RateLimits};
+pub use settings::{CorsSettings, EventSettings, GatewaySettings, RateLimits};
 
 /// The gateway as the kernel runs it.
 pub struct Gateway {
@@ -72,7 +74,8 @@ impl Service for Gateway {
             parts.status.set_url(url);
         }
         let (settings, drain_timeout) = (parts.settings.clone(), parts.process.drain_timeout());
-        let edge = Arc::new(Edge::new(parts));
+        let events = Events::open(&parts).await?;
+        let edge = Arc::new(Edge::new(parts, events));
         edge.require_keys();
         Ok(Self { server: Arc::new(Server::new(edge)), settings, drain_timeout, listeners: Mutex::new(listeners) })
     }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -103,10 +103,10 @@ impl Link {
     }
 
     /// A request begins; it lasts until the guard is dropped.
-    pub(crate) fn begin(&self) -> Request<'_> {
+    pub(crate) fn begin(self: &Arc<Self>) -> Request {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.idle_since.end();
-        Request(self)
+        Request(Arc::clone(self))
     }
 
     /// Whether the head just read can be read in more than one way.
@@ -137,9 +137,9 @@ impl Link {
 
 /// A request in progress.
 #[derive(Debug)]
-pub(crate) struct Request<'a>(&'a Link);
+pub(crate) struct Request(Arc<Link>);
 
-impl Drop for Request<'_> {
+impl Drop for Request {
     fn drop(&mut self) {
         if self.0.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.idle_since.begin(self.0.age());
@@ -184,8 +184,8 @@ mod tests {
         drain_idle: Duration::from_secs(1),
     };
 
-    fn link() -> Link {
-        Link::new(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    fn link() -> Arc<Link> {
+        Arc::new(Link::new(IpAddr::V4(Ipv4Addr::LOCALHOST)))
     }
 
     fn judge(link: &Link) -> Verdict {

@@ -1,4 +1,4 @@
-//! The routes: those of the contract, each leading to its endpoint, and the gateway's own pages. An internal operation
+//! The routes: those of the contract, each leading to its endpoint, and the gateway's own: pages and the tail of events. An internal operation
 //! has none, whatever the contract may say elsewhere.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use subjects::{Access, Endpoint, Http, HttpMethod};
 
 use crate::edge::Edge;
 use crate::refusal::Refusal;
-use crate::{forward, pages, reply};
+use crate::{events, forward, pages, reply};
 
 /// The methods of one path, each with what serves it.
 type Methods = Vec<(MethodFilter, MethodRouter<Arc<Edge>>)>;
@@ -33,6 +33,7 @@ pub(crate) fn router(edge: &Arc<Edge>) -> Router {
         ("/livez", at(MethodFilter::GET, pages::livez)),
         ("/readyz", at(MethodFilter::GET, pages::readyz)),
         ("/openapi.json", at(MethodFilter::GET, pages::openapi)),
+        ("/api/v1/events", at(MethodFilter::GET, events::tail)),
     ] {
         paths.entry(path).or_default().push(page);
     }

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Request, StatusCode, Version};
 use kernel::{Error, TraceContext};
@@ -20,7 +20,7 @@ use tower::Service as _;
 
 use crate::edge::Edge;
 use crate::head::{self, Head};
-use crate::link::Link;
+use crate::link::{self, Link};
 use crate::refusal::Refusal;
 use crate::request_id::RequestId;
 use crate::wire::Refuse;
@@ -36,6 +36,10 @@ pub(crate) struct Exchange {
     pub(crate) trace: Option<TraceContext>,
     pub(crate) started: Instant,
 }
+
+/// Marks an answer whose body goes on for long: its request is not over with its head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LongLived;
 
 /// Answers requests.
 pub(crate) struct Server {
@@ -74,12 +78,12 @@ impl Server {
     }
 
     /// Answers one request; never fails.
-    pub(crate) async fn answer<B>(&self, request: Request<B>, link: &Link) -> Response
+    pub(crate) async fn answer<B>(&self, request: Request<B>, link: &Arc<Link>) -> Response
     where
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
-        let _running = link.begin();
+        let running = link.begin();
         let request_id = RequestId::of(request.headers(), || self.edge.new_id());
         let http1 = request.version() != Version::HTTP_2;
         let mut origin = None;
@@ -95,6 +99,9 @@ impl Server {
         let mut response = outcome.unwrap_or_else(|refusal| self.render(&refusal, &request_id));
         if let Some(refusal) = response.extensions_mut().remove::<Arc<Refusal>>() {
             response = self.render(&refusal, &request_id);
+        }
+        if response.extensions_mut().remove::<LongLived>().is_some() {
+            response = response.map(|body| held(body, running));
         }
         let headers = response.headers_mut();
         self.edge.finish(headers, origin.as_ref(), &request_id);
@@ -149,6 +156,11 @@ impl Server {
         }
         reply::refusal(refusal, request_id)
     }
+}
+
+/// A body that keeps its request in progress for as long as it lasts.
+fn held(body: Body, running: link::Request) -> Body {
+    Body::from_stream(body.into_data_stream().inspect(move |_| _ = &running))
 }
 
 fn read_head<B>(request: &Request<B>, link: &Link) -> Result<Head, Refusal> {

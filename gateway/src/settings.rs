@@ -42,6 +42,8 @@ pub struct GatewaySettings {
     pub rate_limits: RateLimits,
     /// Which web pages may call.
     pub cors: CorsSettings,
+    /// Who tails events.
+    pub events: EventSettings,
 }
 
 /// How often one client, an IPv4 address or an IPv6 /64, may ask this gateway.
@@ -73,6 +75,22 @@ pub struct CorsSettings {
     pub max_age_s: u32,
 }
 
+/// The live tail of events.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventSettings {
+    /// Clients that tail at once; a further one is answered 503. 1 to 10,000, default 256.
+    pub streams_max: u32,
+    /// Of these, those of one user; a further one is answered 429. 1 to 10,000, default 16.
+    pub streams_per_user_max: u32,
+    /// Last events kept for clients that take them a little late; a client that is later has to come back.
+    /// 16 to 100,000, default 4,096; 8 MiB at most.
+    pub buffer_messages: u32,
+    /// Time without an event after which a client is sent a sign of life, and between two looks at its token.
+    /// 100 to 60,000, default 15,000.
+    pub heartbeat_ms: u32,
+}
+
 impl Default for GatewaySettings {
     fn default() -> Self {
         Self {
@@ -89,6 +107,7 @@ impl Default for GatewaySettings {
             hsts_max_age_s: 0,
             rate_limits: RateLimits::default(),
             cors: CorsSettings::default(),
+            events: EventSettings::default(),
         }
     }
 }
@@ -103,6 +122,12 @@ impl Default for RateLimits {
             credentials_burst: 30,
             clients_max: 65_536,
         }
+    }
+}
+
+impl Default for EventSettings {
+    fn default() -> Self {
+        Self { streams_max: 256, streams_per_user_max: 16, buffer_messages: 4_096, heartbeat_ms: 15_000 }
     }
 }
 
@@ -129,6 +154,10 @@ impl Settings for GatewaySettings {
             ("rate_limits.credentials_per_minute", rates.credentials_per_minute, 1, 1_000_000),
             ("rate_limits.credentials_burst", rates.credentials_burst, 1, 1_000_000),
             ("rate_limits.clients_max", rates.clients_max, 1, 10_000_000),
+            ("events.streams_max", self.events.streams_max, 1, 10_000),
+            ("events.streams_per_user_max", self.events.streams_per_user_max, 1, 10_000),
+            ("events.buffer_messages", self.events.buffer_messages, 16, 100_000),
+            ("events.heartbeat_ms", self.events.heartbeat_ms, 100, 60_000),
             ("cors.max_age_s", self.cors.max_age_s, 0, 86_400),
         ];
         let out_of_range = ranges

@@ -17,8 +17,11 @@ pub fn document(contract: &Contract) -> Result<String> {
         }
     }
     schemas.insert("Problem".to_owned(), problem());
-    let tags: Vec<Value> =
-        contract.services.iter().map(|s| json!({ "name": s.name, "description": s.description })).collect();
+    schemas.insert("CloudEvent".to_owned(), cloud_event());
+    paths.entry("/api/v1/events".to_owned()).or_default().insert("get".to_owned(), tail_events());
+    let services = contract.services.iter().map(|s| json!({ "name": s.name, "description": s.description }));
+    let events = json!({ "name": "events", "description": "What has happened, shown by the gateway as it is stored." });
+    let tags: Vec<Value> = services.chain([events]).collect();
     let document = json!({
         "openapi": "3.1.0",
         "info": {
@@ -156,6 +159,57 @@ fn schema_name(full_name: &str) -> String {
 fn lower_camel(name: &str) -> String {
     let mut chars = name.chars();
     chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// The gateway's own operation: it has no subject, since watching over NATS is a plain subscription.
+fn tail_events() -> Value {
+    json!({
+        "operationId": "tailEvents",
+        "tags": ["events"],
+        "summary": "Events as they are stored.",
+        "description": "Server-sent events: `id` is the sequence in the stream, `event` the type, `data` a CloudEvent. \
+            With `Last-Event-ID` everything stored behind it comes first, then what follows, without a gap. `event: gap` \
+            says that older events are not kept any more, `event: end` why the gateway ends the stream; come back with \
+            `Last-Event-ID`. A stream ends with its token at the latest. Needs `events.<service>.read`, and \
+            `events.*.read` where `subject` covers several services. Over NATS: subscribe `live.evt.>`.",
+        "parameters": [
+            {
+                "name": "subject", "in": "query", "required": false,
+                "description": "A subject filter, `evt.identity.>`; `*` stands for one word, `>` for all the rest. All events where absent.",
+                "schema": { "type": "string", "default": "evt.>" },
+            },
+            {
+                "name": "Last-Event-ID", "in": "header", "required": false,
+                "description": "The sequence behind which to go on; only what comes where absent.",
+                "schema": { "type": "string", "pattern": "^[0-9]+$" },
+            },
+        ],
+        "responses": {
+            "200": {
+                "description": "The stream.",
+                "content": { "text/event-stream": { "schema": { "$ref": "#/components/schemas/CloudEvent" } } },
+            },
+            "default": { "$ref": "#/components/responses/Problem" },
+        },
+        "security": [{ "bearer": [] }],
+        "x-permission": "events.<service>.read",
+        "x-nats-subject": "live.evt.>",
+    })
+}
+
+fn cloud_event() -> Value {
+    let text = || json!({ "type": "string" });
+    json!({
+        "type": "object",
+        "description": "CloudEvents 1.0 in JSON: the `data` of each server-sent event.",
+        "required": ["specversion", "id", "source", "type", "sequence"],
+        "properties": {
+            "specversion": text(), "id": text(), "source": text(), "type": text(), "subject": text(),
+            "time": { "type": "string", "format": "date-time" },
+            "traceparent": text(), "sequence": text(), "datacontenttype": text(),
+            "data": { "description": "The event's own fields." },
+        },
+    })
 }
 
 fn problem() -> Value {

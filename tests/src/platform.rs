@@ -179,6 +179,18 @@ impl Platform {
         .await;
     }
 
+    /// Waits until no outbox has an unsent message.
+    pub async fn settled_outboxes(&self) {
+        let mut database = self.superuser().await;
+        wait::until("outboxes are empty", async || {
+            let unsent = "SELECT (SELECT count(*) FROM identity.outbox WHERE acked_at IS NULL)
+                               + (SELECT count(*) FROM auth.outbox WHERE acked_at IS NULL)";
+            let unsent: i64 = sqlx::query_scalar(unsent).fetch_one(&mut database).await.expect("they can be read");
+            (unsent == 0).then_some(())
+        })
+        .await;
+    }
+
     /// Waits for an entry of the audit log with this action that `matches`, and gives it. Looks at the newest 500.
     pub async fn audit_entry(
         &self,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, unreachable_pub, reason = "a test binary")]
 
 mod answers;
+mod events;
 mod framing;
 mod http2;
 mod limits;

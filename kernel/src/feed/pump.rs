@@ -114,6 +114,10 @@ impl Pump {
                 proof = Some(self.seek_proof());
             }
             self.settle();
+            if self.queue.is_crowded() {
+                // The reader may live on the same thread.
+                tokio::task::yield_now().await;
+            }
         }
         self.queue.close();
     }

@@ -46,6 +46,12 @@ impl Queue {
         fits
     }
 
+    /// Whether it is half full.
+    pub(super) fn is_crowded(&self) -> bool {
+        let waiting = self.waiting();
+        waiting.signals.len() > self.bounds.messages / 2 || waiting.bytes > self.bounds.bytes / 2
+    }
+
     /// Whether the reader has taken everything.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting().signals.is_empty()
