@@ -3,6 +3,7 @@
 
 mod audit_logging;
 mod bad_input;
+mod command_events;
 mod command_up;
 mod events;
 mod forged_tokens;

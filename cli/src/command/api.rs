@@ -1,7 +1,7 @@
 //! The command as a client of the gateway, signed in as the first administrator.
 
-use anyhow::{Context as _, Result, bail};
-use reqwest::{Client, RequestBuilder, Url};
+use anyhow::{Context as _, Result};
+use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -38,6 +38,11 @@ impl Session {
         &self.token
     }
 
+    /// Where the gateway listens, without a slash at the end.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// `GET path?query`.
     pub(super) async fn get<A: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<A> {
         let url = Url::parse_with_params(&format!("{}{path}", self.url), query).context("the gateway's address")?;
@@ -46,20 +51,48 @@ impl Session {
 }
 
 async fn send<A: DeserializeOwned>(request: RequestBuilder) -> Result<A> {
+    let body = accepted(request).await?.bytes().await.context("reading the gateway's answer")?;
+    serde_json::from_slice(&body).context("the gateway's answer is not the JSON expected")
+}
+
+/// The answer, of which only the head is read, where it is a success.
+pub(super) async fn accepted(request: RequestBuilder) -> Result<Response> {
     let answer =
         request.send().await.context("the gateway does not answer; is `trunkline up` running on this data folder?")?;
     let status = answer.status();
-    let body = answer.bytes().await.context("reading the gateway's answer")?;
     if status.is_success() {
-        return serde_json::from_slice(&body).context("the gateway's answer is not the JSON expected");
+        return Ok(answer);
     }
-    match serde_json::from_slice::<subjects::Problem>(&body) {
+    let body = answer.bytes().await.context("reading the gateway's answer")?;
+    let words = match serde_json::from_slice::<subjects::Problem>(&body) {
         Ok(problem) => {
             let fields = problem.errors.iter().map(|field| format!(" {} {};", field.pointer, field.detail));
             let fields = fields.collect::<Vec<_>>().concat();
             let subjects::Problem { status, code, detail, request_id, .. } = problem;
-            bail!("{status} {code}: {detail}{fields} (request {request_id})")
+            format!("{status} {code}: {detail}{fields} (request {request_id})")
         }
-        Err(_) => bail!("the gateway answered {status}"),
+        Err(_) => format!("the gateway answered {status}"),
+    };
+    Err(Refused { status: status.as_u16(), words }.into())
+}
+
+/// Whether the gateway refused for good: asking again will not help.
+pub(super) fn is_refusal(error: &anyhow::Error) -> bool {
+    let refused = error.downcast_ref::<Refused>();
+    refused.is_some_and(|refused| (400..500).contains(&refused.status) && refused.status != 429)
+}
+
+/// The gateway's answer was no success.
+#[derive(Debug)]
+struct Refused {
+    status: u16,
+    words: String,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.words)
     }
 }
+
+impl std::error::Error for Refused {}

@@ -12,6 +12,11 @@ pub(super) fn print(line: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{line}").context("writing to standard output")
 }
 
+/// Tells something beside the results.
+pub(super) fn note(line: &str) {
+    let _closed_terminal = writeln!(std::io::stderr(), "trunkline: {line}");
+}
+
 /// Tells why the command failed, in one line as far as the causes allow.
 pub(super) fn complain(error: &anyhow::Error) {
     let _closed_terminal = writeln!(std::io::stderr(), "trunkline: {}", in_one_line(error));
