@@ -11,5 +11,5 @@ mod instances;
 mod login;
 mod migrations;
 mod other_languages;
+mod redaction;
 mod refresh;
-mod secrets;
