@@ -11,6 +11,7 @@
 
 mod bed;
 mod cost;
+mod events;
 mod floor;
 mod gateway;
 mod load;
@@ -46,6 +47,20 @@ pub enum Bench {
         /// Connections that are kept busy.
         #[arg(long, default_value_t = 16)]
         connections: usize,
+    },
+    /// Events from commit to effect, and the audit log's intake, beside raw JetStream publishes and a raw pull.
+    Events {
+        #[command(flatten)]
+        run: Run,
+        /// Transactions under way at once.
+        #[arg(long, default_value_t = 16)]
+        committers: usize,
+        /// Events in each transaction.
+        #[arg(long, default_value_t = 10)]
+        per_commit: usize,
+        /// Events a second for the lag at a steady rate.
+        #[arg(long, default_value_t = 5_000)]
+        rate: u64,
     },
     /// A part of a benchmark, started by it.
     #[command(subcommand, hide = true)]
@@ -103,6 +118,9 @@ pub fn run(bench: Bench) -> Result<ExitCode> {
     match bench {
         Bench::Gateway { run, connections } => measure(gateway::measure(&run, &connections)),
         Bench::Login { run, connections } => measure(login::measure(&run, connections)),
+        Bench::Events { run, committers, per_commit, rate } => {
+            measure(events::measure(&run, &events::Load { committers, per_commit, rate }))
+        }
         Bench::Serve(Part::Identity) => Ok(kernel::run::<memory::Identity>()),
         Bench::Serve(Part::FloorGateway { listen, nats_url, key_file }) => {
             serve(floor::gateway(listen, &nats_url, &key_file, std::env::var(FLOOR_TOKEN)?))

@@ -42,24 +42,40 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
 }
 
 pub(super) fn heading(text: &str) {
+    heading_of(text, "ans");
+}
+
+/// The heading of figures of something else than answers.
+pub(super) fn heading_of(text: &str, what: &str) {
     println!("\n{text}");
     println!(
         "{:<34} {:>9} {:>9} {:>9} {:>10} {:>7} {:>7}",
-        "", "answers/s", "p50 ms", "p99 ms", "CPU us/ans", "rate x", "CPU x"
+        "",
+        format!("{what}/s"),
+        "p50 ms",
+        "p99 ms",
+        format!("CPU us/{what}"),
+        "rate x",
+        "CPU x"
     );
 }
 
 /// One line; the ratios are to `floor`.
 pub(super) fn line(name: &str, round: Round, floor: Round) {
     println!(
-        "{name:<34} {:>9.0} {:>9.2} {:>9.2} {:>10.1} {:>7.2} {:>7.2}",
+        "{name:<34} {:>9.0} {:>9} {:>9} {:>10.1} {:>7.2} {:>7.2}",
         round.rate,
-        round.p50_us / 1000.0,
-        round.p99_us / 1000.0,
+        milliseconds(round.p50_us),
+        milliseconds(round.p99_us),
         round.cpu_us,
         round.rate / floor.rate,
         round.cpu_us / floor.cpu_us,
     );
+}
+
+/// A dash where there is no such figure.
+fn milliseconds(us: f64) -> String {
+    if us.is_nan() { "-".to_owned() } else { format!("{:.2}", us / 1000.0) }
 }
 
 pub(super) fn say(text: &str) {
