@@ -16,6 +16,7 @@ mod edge;
 mod forward;
 mod framing;
 mod head;
+mod lines;
 mod link;
 mod listen;
 mod metrics;

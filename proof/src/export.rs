@@ -179,7 +179,8 @@ impl OwnedPersonal<'_> {
 fn parse(line: &[u8]) -> Option<(Entry<'_>, Option<OwnedPersonal<'_>>)> {
     let line: EntryLine<'_> = serde_json::from_slice(line).ok()?;
     // Any other way of writing the number would be another text with the same hash.
-    let sequence = line.sequence.parse().ok().filter(|number: &i64| *number > 0 && number.to_string() == line.sequence)?;
+    let sequence =
+        line.sequence.parse().ok().filter(|number: &i64| *number > 0 && number.to_string() == line.sequence)?;
     let personal = OwnedPersonal {
         salt: line.personal_salt,
         ip_address: line.ip_address,
@@ -236,10 +237,26 @@ mod tests {
     fn line(entry: &Entry<'_>) -> String {
         format!(
             r#"{{"id":"{}","sequence":"{}","time":"{}","actor":{{"type":"{}","id":"{}","name":"{}"}},"action":"{}","target":{{"type":"{}","id":"{}","name":"{}"}},"outcome":"{}","ipAddress":"{}","userAgent":"{}","requestId":"{}","traceId":"{}","details":{},"personalSalt":"{}","personalDigest":"{}","previousHash":"{}","hash":"{}"}}"#,
-            entry.id, entry.sequence, entry.time, entry.actor_type, entry.actor_id, PERSONAL.actor_name, entry.action,
-            entry.target_type, entry.target_id, PERSONAL.target_name, entry.outcome, PERSONAL.ip_address,
-            PERSONAL.user_agent, entry.request_id, entry.trace_id, entry.details, PERSONAL.salt, entry.personal_digest,
-            entry.previous_hash, entry.hash
+            entry.id,
+            entry.sequence,
+            entry.time,
+            entry.actor_type,
+            entry.actor_id,
+            PERSONAL.actor_name,
+            entry.action,
+            entry.target_type,
+            entry.target_id,
+            PERSONAL.target_name,
+            entry.outcome,
+            PERSONAL.ip_address,
+            PERSONAL.user_agent,
+            entry.request_id,
+            entry.trace_id,
+            entry.details,
+            PERSONAL.salt,
+            entry.personal_digest,
+            entry.previous_hash,
+            entry.hash
         )
     }
 

@@ -32,8 +32,7 @@ pub struct Place {
 
 impl Place {
     /// Before the first entry.
-    pub const START: Self =
-        Self { position: 0, hash: Some(Hash::ZERO), hash_before: None, offset: 0, flagged: false };
+    pub const START: Self = Self { position: 0, hash: Some(Hash::ZERO), hash_before: None, offset: 0, flagged: false };
 
     /// Behind an entry that is vouched for otherwise.
     pub fn behind(sequence: i64, hash: Hash) -> Self {
@@ -43,6 +42,11 @@ impl Place {
     /// Before the first entry of a part that does not begin at the beginning.
     pub fn before(sequence: i64) -> Self {
         Self { position: sequence - 1, hash: None, ..Self::START }
+    }
+
+    /// The hash of the last entry; none where it is not known.
+    pub fn hash(&self) -> Option<Hash> {
+        self.hash
     }
 
     /// The stored sequence of the last entry.
@@ -102,7 +106,8 @@ impl Walk {
         self.entries += 1;
         self.release(None);
         self.find(self.place.stored() + 1, Kind::Altered, detail);
-        self.place = Place { position: self.place.position + 1, hash: None, hash_before: None, flagged: true, ..self.place };
+        self.place =
+            Place { position: self.place.position + 1, hash: None, hash_before: None, flagged: true, ..self.place };
     }
 
     /// What is signed about the entry that was given last.
@@ -136,11 +141,8 @@ impl Walk {
         self.recognise_moved();
         for range in std::mem::take(&mut self.vacant) {
             let (first, last) = range.into_inner();
-            let detail = if first == last {
-                "It is not there.".to_owned()
-            } else {
-                format!("{first} to {last} are not there.")
-            };
+            let detail =
+                if first == last { "It is not there.".to_owned() } else { format!("{first} to {last} are not there.") };
             self.findings.add(first, Kind::Missing, detail);
         }
         (self.findings, self.entries, self.place)
@@ -168,7 +170,8 @@ impl Walk {
         }
         if link.sequence > expected {
             self.vacant.push(expected..=link.sequence - 1);
-            self.place = Place { position: link.sequence - 1 - self.place.offset, hash: None, hash_before: None, ..self.place };
+            self.place =
+                Place { position: link.sequence - 1 - self.place.offset, hash: None, hash_before: None, ..self.place };
         }
         let position = self.place.position + 1;
         let follows = self.place.hash.is_none_or(|hash| hash == link.previous_hash);
@@ -178,6 +181,10 @@ impl Walk {
                 self.find(self.place.stored(), Kind::Altered, detail);
             }
             self.accept(position, &link, false);
+        } else if self.place.offset != 0 && follows && link.is_sound_at(link.sequence) {
+            // Recorded behind the entry that was put in, with the number that it has.
+            self.place.offset = 0;
+            self.accept(link.sequence, &link, false);
         } else if self.last_was_inserted(&link) {
             // It was made to fit what is before it, and everything behind it was given the next number.
             self.find(self.place.stored(), Kind::Inserted, "The entries around it were chained to each other.");
@@ -218,7 +225,11 @@ impl Walk {
         let follows = self.place.hash.is_some_and(|hash| hash == held.previous_hash);
         if let Some(next) = next.filter(|next| next.sequence == held.sequence + 1) {
             if held.is_sound_at(position + 1) && next.is_sound_at(position) {
-                self.find(held.sequence, Kind::Reordered, format!("It and {} stand in each other's places.", next.sequence));
+                self.find(
+                    held.sequence,
+                    Kind::Reordered,
+                    format!("It and {} stand in each other's places.", next.sequence),
+                );
                 self.accept(position, next, false);
                 self.accept(position + 1, &held, false);
                 return true;
@@ -230,7 +241,11 @@ impl Walk {
             }
             let renumbered = next.previous_hash == held.hash && next.is_sound_at(position + 2);
             if renumbered && held.is_sound_at(position + 1) {
-                self.find(held.sequence, Kind::Missing, "It is not there, and those behind it were given lower numbers.");
+                self.find(
+                    held.sequence,
+                    Kind::Missing,
+                    "It is not there, and those behind it were given lower numbers.",
+                );
                 self.place.offset -= 1;
                 self.accept(position + 1, &held, false);
                 return false;
@@ -262,9 +277,10 @@ impl Walk {
     /// Suspects that are in order in another's place were moved there.
     fn recognise_moved(&mut self) {
         for suspect in &self.suspects {
-            let home = self.suspects.iter().find(|other| {
-                other.position != suspect.position && suspect.link.is_sound_at(other.position)
-            });
+            let home = self
+                .suspects
+                .iter()
+                .find(|other| other.position != suspect.position && suspect.link.is_sound_at(other.position));
             if let (Some(home), Some(finding)) = (home, self.findings.get_mut(suspect.finding)) {
                 let detail = format!("It is the one that belongs at {}.", home.link.sequence);
                 *finding = Finding { sequence: suspect.link.sequence, kind: Kind::Reordered, detail };
@@ -409,6 +425,12 @@ mod tests {
         fitted.insert(4, made_to_fit);
         renumbered(&mut fitted);
         assert_eq!(walk(&fitted), [(5, Kind::Inserted)], "with a hash that fits what is before it");
+
+        let mut grown = renumbered_behind.clone();
+        let mut next = Entry { previous_hash: grown[10].hash, sequence: 12, ..foreign() };
+        rehash(&mut next);
+        grown.push(next);
+        assert_eq!(walk(&grown), [(5, Kind::Inserted)], "and the log has grown since");
 
         let mut behind = log();
         behind.push(Entry { sequence: 11, ..foreign() });

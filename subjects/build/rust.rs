@@ -26,7 +26,7 @@ pub fn generate(contract: &Contract, out: &Path) -> Result<()> {
         all,
         "/// The gateway serves no subject of its own; it calls every operation that has an HTTP route.\n\
          pub static GATEWAY: ServiceContract = ServiceContract {{ name: \"gateway\", version: {:?}, \
-         description: \"The HTTP edge.\", endpoints: &[], events: &[], calls: &{calls:?}, consumers: &[] }};",
+         description: \"The HTTP edge.\", endpoints: &[], events: &[], calls: &{calls:?}, consumers: &[], buckets: &[] }};",
         env!("CARGO_PKG_VERSION"),
     )?;
     fs::write(out.join("services.rs"), all)?;
@@ -59,13 +59,14 @@ fn module(service: &Service) -> Result<String> {
         out,
         "/// What {name} serves, publishes, calls and consumes.\n\
          pub static CONTRACT: crate::ServiceContract = crate::ServiceContract {{ name: {name:?}, version: {:?}, \
-         description: {:?}, endpoints: &[{}], events: &[{}], calls: &{:?}, consumers: &[{}] }};",
+         description: {:?}, endpoints: &[{}], events: &[{}], calls: &{:?}, consumers: &[{}], buckets: &{:?} }};",
         service.version,
         service.description,
         endpoints.join(", "),
         events.join(", "),
         service.calls,
         consumers.join(", "),
+        service.buckets,
         name = service.name,
     )?;
     service_trait(&mut out, service)?;
@@ -86,7 +87,7 @@ fn endpoint_constant(out: &mut String, service: &Service, endpoint: &Endpoint) -
     };
     let http = match &endpoint.http {
         None => "None".to_owned(),
-        Some(Http { method, path, success, path_fields, query_fields, cache_max_age_s }) => {
+        Some(Http { method, path, success, path_fields, query_fields, cache_max_age_s, streamed }) => {
             let query: Vec<String> = query_fields
                 .iter()
                 .filter_map(|name| endpoint.request.get_field_by_name(name))
@@ -101,7 +102,7 @@ fn endpoint_constant(out: &mut String, service: &Service, endpoint: &Endpoint) -
                 .collect();
             format!(
                 "Some(crate::Http {{ method: crate::HttpMethod::{method}, path: {path:?}, success: {success}, \
-                 path_fields: &{path_fields:?}, query_fields: &[{}], cache_max_age_s: {cache_max_age_s} }})",
+                 path_fields: &{path_fields:?}, query_fields: &[{}], cache_max_age_s: {cache_max_age_s}, streamed: {streamed} }})",
                 query.join(", ")
             )
         }

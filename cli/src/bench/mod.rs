@@ -9,6 +9,7 @@
     reason = "figures for people: counts and microseconds stay far below 2^52"
 )]
 
+mod audit;
 mod bed;
 mod cost;
 mod floor;
@@ -46,6 +47,17 @@ pub enum Bench {
         /// Connections that are kept busy.
         #[arg(long, default_value_t = 16)]
         connections: usize,
+    },
+    /// The audit log: ingest, verification offline, and pages of lists in a large log.
+    Audit {
+        #[command(flatten)]
+        run: Run,
+        /// Records of the backlog that is taken in.
+        #[arg(long, default_value_t = 50_000)]
+        records: u32,
+        /// Entries of the log in which pages are listed.
+        #[arg(long, default_value_t = 1_000_000)]
+        entries: u32,
     },
     /// A part of a benchmark, started by it.
     #[command(subcommand, hide = true)]
@@ -103,6 +115,7 @@ pub fn run(bench: Bench) -> Result<ExitCode> {
     match bench {
         Bench::Gateway { run, connections } => measure(gateway::measure(&run, &connections)),
         Bench::Login { run, connections } => measure(login::measure(&run, connections)),
+        Bench::Audit { run, records, entries } => measure(audit::measure(&run, records, entries)),
         Bench::Serve(Part::Identity) => Ok(kernel::run::<memory::Identity>()),
         Bench::Serve(Part::FloorGateway { listen, nats_url, key_file }) => {
             serve(floor::gateway(listen, &nats_url, &key_file, std::env::var(FLOOR_TOKEN)?))

@@ -1,7 +1,7 @@
 //! The command as a client of the gateway, signed in as the first administrator.
 
 use anyhow::{Context as _, Result, bail};
-use reqwest::{Client, RequestBuilder, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -9,6 +9,9 @@ use super::options::Data;
 
 /// How long an answer may take.
 const WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// How long an answer may take that is a stream.
+const STREAM_WITHIN: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// A signed-in session.
 pub(super) struct Session {
@@ -43,17 +46,36 @@ impl Session {
         let url = Url::parse_with_params(&format!("{}{path}", self.url), query).context("the gateway's address")?;
         send(self.http.get(url).bearer_auth(&self.token)).await
     }
+
+    /// `GET path?query`, whose answer is read piece by piece and may take long.
+    pub(super) async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<Response> {
+        let url = Url::parse_with_params(&format!("{}{path}", self.url), query).context("the gateway's address")?;
+        let answer = answer(self.http.get(url).bearer_auth(&self.token).timeout(STREAM_WITHIN)).await?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        refused(status, &answer.bytes().await.context("reading the gateway's answer")?)
+    }
+}
+
+async fn answer(request: RequestBuilder) -> Result<Response> {
+    request.send().await.context("the gateway does not answer; is `trunkline up` running on this data folder?")
 }
 
 async fn send<A: DeserializeOwned>(request: RequestBuilder) -> Result<A> {
-    let answer =
-        request.send().await.context("the gateway does not answer; is `trunkline up` running on this data folder?")?;
+    let answer = answer(request).await?;
     let status = answer.status();
     let body = answer.bytes().await.context("reading the gateway's answer")?;
     if status.is_success() {
         return serde_json::from_slice(&body).context("the gateway's answer is not the JSON expected");
     }
-    match serde_json::from_slice::<subjects::Problem>(&body) {
+    refused(status, &body)
+}
+
+/// What the gateway refused, as an error.
+fn refused<T>(status: StatusCode, body: &[u8]) -> Result<T> {
+    match serde_json::from_slice::<subjects::Problem>(body) {
         Ok(problem) => {
             let fields = problem.errors.iter().map(|field| format!(" {} {};", field.pointer, field.detail));
             let fields = fields.collect::<Vec<_>>().concat();

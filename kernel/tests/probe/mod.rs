@@ -31,6 +31,7 @@ static CONTRACT: ServiceContract = ServiceContract {
     events: &[],
     calls: &["svc.auth.v1.get_jwks"],
     consumers: &[],
+    buckets: &[],
 };
 
 /// The service.
