@@ -33,8 +33,8 @@
 //!  2. `personalSalt`: 32 lower-case hexadecimal digits, random for each entry
 //!  3. `ipAddress`
 //!  4. `userAgent`
-//!  5. `actor.name`
-//!  6. `target.name`
+//!  5. `actorName`
+//!  6. `targetName`
 //!  7. the number of fields before this one: `6`
 //!
 //! An entry whose personal fields are erased has all five of them empty; its `personalDigest` cannot be checked then, and

@@ -61,6 +61,10 @@ struct EntryLine<'a> {
     details: &'a RawValue,
     #[serde(borrow)]
     personal_salt: Cow<'a, str>,
+    #[serde(borrow)]
+    actor_name: Cow<'a, str>,
+    #[serde(borrow)]
+    target_name: Cow<'a, str>,
     personal_digest: Hash,
     previous_hash: Hash,
     hash: Hash,
@@ -72,8 +76,6 @@ struct Reference<'a> {
     r#type: Cow<'a, str>,
     #[serde(borrow)]
     id: Cow<'a, str>,
-    #[serde(borrow)]
-    name: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -185,8 +187,8 @@ fn parse(line: &[u8]) -> Option<(Entry<'_>, Option<OwnedPersonal<'_>>)> {
         salt: line.personal_salt,
         ip_address: line.ip_address,
         user_agent: line.user_agent,
-        actor_name: line.actor.name,
-        target_name: line.target.name,
+        actor_name: line.actor_name,
+        target_name: line.target_name,
     };
     let time = match line.time {
         Cow::Borrowed(time) => hashed_time(time)?,
@@ -236,17 +238,15 @@ mod tests {
 
     fn line(entry: &Entry<'_>) -> String {
         format!(
-            r#"{{"id":"{}","sequence":"{}","time":"{}","actor":{{"type":"{}","id":"{}","name":"{}"}},"action":"{}","target":{{"type":"{}","id":"{}","name":"{}"}},"outcome":"{}","ipAddress":"{}","userAgent":"{}","requestId":"{}","traceId":"{}","details":{},"personalSalt":"{}","personalDigest":"{}","previousHash":"{}","hash":"{}"}}"#,
+            r#"{{"id":"{}","sequence":"{}","time":"{}","actor":{{"type":"{}","id":"{}"}},"action":"{}","target":{{"type":"{}","id":"{}"}},"outcome":"{}","ipAddress":"{}","userAgent":"{}","requestId":"{}","traceId":"{}","details":{},"personalSalt":"{}","personalDigest":"{}","actorName":"{}","targetName":"{}","previousHash":"{}","hash":"{}"}}"#,
             entry.id,
             entry.sequence,
             entry.time,
             entry.actor_type,
             entry.actor_id,
-            PERSONAL.actor_name,
             entry.action,
             entry.target_type,
             entry.target_id,
-            PERSONAL.target_name,
             entry.outcome,
             PERSONAL.ip_address,
             PERSONAL.user_agent,
@@ -255,6 +255,8 @@ mod tests {
             entry.details,
             PERSONAL.salt,
             entry.personal_digest,
+            PERSONAL.actor_name,
+            PERSONAL.target_name,
             entry.previous_hash,
             entry.hash
         )

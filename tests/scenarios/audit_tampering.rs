@@ -97,7 +97,7 @@ async fn erasing_what_is_personal_leaves_every_verification_valid() {
     let export = export(&admin, "").await;
     assert_eq!(found_offline(&export, public_key(&admin).await), []);
     let entry: Value = serde_json::from_str(export.lines().nth(4).unwrap()).unwrap();
-    for field in ["/ipAddress", "/userAgent", "/personalSalt", "/actor/name", "/target/name"] {
+    for field in ["/ipAddress", "/userAgent", "/personalSalt", "/actorName", "/targetName"] {
         assert_eq!(entry.pointer(field), Some(&json!("")), "{field}");
     }
     assert_eq!(entry["sequence"], "5");

@@ -57,7 +57,7 @@ impl Origin {
             crate::Actor::Anonymous => (actor::Type::Anonymous, ""),
         };
         Self {
-            actor: Actor { r#type: kind.into(), id: id.to_owned(), name: String::new() },
+            actor: Actor { r#type: kind.into(), id: id.to_owned() },
             address: shortened(&cx.client().address),
             user_agent: shortened(&cx.client().user_agent),
             request_id: cx.request_id().to_owned(),
@@ -68,7 +68,7 @@ impl Origin {
     }
 
     pub(super) fn act_as_user(&mut self, id: &str) {
-        self.actor = Actor { r#type: actor::Type::User.into(), id: id.to_owned(), name: String::new() };
+        self.actor = Actor { r#type: actor::Type::User.into(), id: id.to_owned() };
     }
 
     pub(super) fn now(&self) -> DateTime<Utc> {
@@ -94,17 +94,14 @@ pub(super) fn build(origin: &Origin, id: Uuid, action: &AuditAction<'_>) -> Reco
         id: id.to_string(),
         time: Some(origin.now().into()),
         actor: Some(origin.actor.clone()),
-        target: Some(Target {
-            r#type: action.target_type.to_owned(),
-            id: action.target_id.to_owned(),
-            name: String::new(),
-        }),
+        target: Some(Target { r#type: action.target_type.to_owned(), id: action.target_id.to_owned() }),
         outcome: action.outcome.into(),
         ip_address: origin.address.clone(),
         user_agent: origin.user_agent.clone(),
         request_id: origin.request_id.clone(),
         trace_id: origin.trace.trace_id_hex(),
         details: Some(RawJson { text: action.details.clone() }),
+        ..Record::default()
     }
 }
 

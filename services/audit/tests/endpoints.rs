@@ -27,8 +27,9 @@ fn record(number: u32) -> Value {
     json!({
         "id": format!("0197f000-0000-7000-8000-{number:012}"),
         "time": "2026-01-31T23:59:59.123456Z",
-        "actor": { "type": "USER", "id": "ann", "name": "Ann" },
-        "target": { "type": "user", "id": format!("target-{number}"), "name": "" },
+        "actor": { "type": "USER", "id": "ann" },
+        "target": { "type": "user", "id": format!("target-{number}") },
+        "actorName": "Ann",
         "outcome": "SUCCESS",
         "ipAddress": "192.0.2.1",
         "userAgent": "curl/8",
@@ -90,7 +91,7 @@ fn documented_hash(entry: &Value, details: &str) -> String {
 }
 
 fn documented_personal_digest(entry: &Value) -> String {
-    let pointers = ["/personalSalt", "/ipAddress", "/userAgent", "/actor/name", "/target/name"];
+    let pointers = ["/personalSalt", "/ipAddress", "/userAgent", "/actorName", "/targetName"];
     documented_digest(&fields("trunkline.audit.personal.v1", entry, &pointers))
 }
 

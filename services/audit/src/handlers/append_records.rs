@@ -28,6 +28,11 @@ pub(crate) async fn append_records(audit: &Audit, tx: &mut Transaction, messages
     if head.room_until - head.chain.sequence < room.min(ROOM_MIN).max(records.len().try_into().unwrap_or(i64::MAX)) {
         storage::make_segments(tx, audit.settings.segment_entries, room).await?;
     }
+    if head.was_cut {
+        // Verification finds what is gone; what comes must not be kept waiting by what is left of it.
+        tracing::error!(sequence = head.chain.sequence, "Somebody has cut the end of the log off.");
+        storage::delete_personal_behind(tx, head.chain.sequence).await?;
+    }
     let ids: Vec<Uuid> = records.iter().map(|record| record.id).collect();
     let mut known: HashSet<Uuid> = storage::list_known_ids(tx, &ids).await?.into_iter().collect();
     let fresh = records.into_iter().filter(|record| known.insert(record.id));
@@ -76,8 +81,8 @@ fn to_domain(subject: &str, body: wire::Record) -> Result<Record, Faulty> {
         outcome,
         ip_address: body.ip_address,
         user_agent: body.user_agent,
-        actor_name: actor.name,
-        target_name: target.name,
+        actor_name: body.actor_name,
+        target_name: body.target_name,
         request_id: body.request_id,
         trace_id: body.trace_id,
         details: body.details.unwrap_or_default().text,
@@ -93,11 +98,7 @@ mod tests {
         wire::Record {
             id: "01932c07-20c3-7c31-a3f5-000000000001".to_owned(),
             time: Some(subjects::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
-            actor: Some(wire::Actor {
-                r#type: wire::actor::Type::User.into(),
-                id: "ann".to_owned(),
-                name: String::new(),
-            }),
+            actor: Some(wire::Actor { r#type: wire::actor::Type::User.into(), id: "ann".to_owned() }),
             outcome: wire::Outcome::Success.into(),
             ..wire::Record::default()
         }

@@ -51,9 +51,9 @@ pub(super) fn entry_to_wire(entry: Entry) -> wire::Entry {
         id: record.id.to_string(),
         sequence: entry.sequence.to_string(),
         time: Some(record.time.into()),
-        actor: Some(wire::Actor { r#type: actor_type.into(), id: record.actor_id, name: record.actor_name }),
+        actor: Some(wire::Actor { r#type: actor_type.into(), id: record.actor_id }),
         action: record.action,
-        target: Some(wire::Target { r#type: record.target_type, id: record.target_id, name: record.target_name }),
+        target: Some(wire::Target { r#type: record.target_type, id: record.target_id }),
         outcome: outcome.into(),
         ip_address: record.ip_address,
         user_agent: record.user_agent,
@@ -64,5 +64,7 @@ pub(super) fn entry_to_wire(entry: Entry) -> wire::Entry {
         hash: entry.hash.to_string(),
         personal_salt: entry.salt.map(|salt| salt.to_string()).unwrap_or_default(),
         personal_digest: entry.personal_digest.to_string(),
+        actor_name: record.actor_name,
+        target_name: record.target_name,
     }
 }

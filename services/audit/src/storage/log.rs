@@ -21,6 +21,8 @@ pub(crate) struct Head {
     pub signed_at: Option<DateTime<Utc>>,
     /// The last sequence for which there is a segment.
     pub room_until: i64,
+    /// Whether there are personal fields of entries behind the end, which only somebody with rights to cut it can leave.
+    pub was_cut: bool,
 }
 
 /// Lets one transaction at a time add to the log until it ends, and says where the log ends. An advisory lock, since the
@@ -35,7 +37,8 @@ pub(crate) async fn lock_chain(connection: &mut PgConnection) -> Result<Head, sq
         r#"
         SELECT head.sequence AS "sequence?", head.hash AS "hash?",
                signed.sequence AS "signed?", signed.time AS "signed_at?",
-               (SELECT coalesce(max(last_sequence), 0) FROM audit.segments) AS "room_until!"
+               (SELECT coalesce(max(last_sequence), 0) FROM audit.segments) AS "room_until!",
+               (SELECT coalesce(max(sequence), 0) FROM audit.personal) AS "personal_until!"
         FROM (SELECT) AS one
         LEFT JOIN LATERAL (
             SELECT * FROM (
@@ -52,7 +55,13 @@ pub(crate) async fn lock_chain(connection: &mut PgConnection) -> Result<Head, sq
         (Some(sequence), Some(hash)) => Chain { sequence, hash: hash_from_bytes(&hash)? },
         _ => Chain::EMPTY,
     };
-    Ok(Head { chain, signed: row.signed.unwrap_or(0), signed_at: row.signed_at, room_until: row.room_until })
+    Ok(Head {
+        chain,
+        signed: row.signed.unwrap_or(0),
+        signed_at: row.signed_at,
+        room_until: row.room_until,
+        was_cut: row.personal_until > chain.sequence,
+    })
 }
 
 /// Those of `ids` that are in the log already.
@@ -113,6 +122,12 @@ pub(crate) async fn insert_entries(connection: &mut PgConnection, entries: &[Ent
     Ok(())
 }
 
+/// Erases personal fields of which there is no entry.
+pub(crate) async fn delete_personal_behind(connection: &mut PgConnection, head: i64) -> Result<(), sqlx::Error> {
+    sqlx::query!("DELETE FROM audit.personal WHERE sequence > $1", head).execute(connection).await?;
+    Ok(())
+}
+
 /// Notes the times of the stretches that have become full with the entries from behind `before` to `head`.
 pub(crate) async fn insert_stretches(connection: &mut PgConnection, before: i64, head: i64) -> Result<(), sqlx::Error> {
     for number in before / STRETCH_ENTRIES..head / STRETCH_ENTRIES {
@@ -122,6 +137,7 @@ pub(crate) async fn insert_stretches(connection: &mut PgConnection, before: i64,
             INSERT INTO audit.stretches (first_sequence, last_sequence, earliest, latest)
             SELECT $1, $2, min(time), max(time) FROM audit.entries WHERE sequence BETWEEN $1 AND $2
             HAVING count(*) > 0
+            ON CONFLICT DO NOTHING
             "#,
             first,
             last,

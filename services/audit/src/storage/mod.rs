@@ -11,7 +11,8 @@ pub(crate) use checkpoints::{
 };
 pub(crate) use entries::{Part, find_entry, list_entries, read_entries};
 pub(crate) use log::{
-    find_ends, find_head, find_range, insert_entries, insert_stretches, list_hashes, list_known_ids, lock_chain,
+    delete_personal_behind, find_ends, find_head, find_range, insert_entries, insert_stretches, list_hashes,
+    list_known_ids, lock_chain,
 };
 pub(crate) use segments::{drop_segments, find_oldest_segment_end, list_dropped, make_segments};
 
