@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Message, StatusCode, Subject};
+use async_nats::{HeaderValue, Message, StatusCode, Subject};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::json;
@@ -67,7 +67,7 @@ impl BucketReader {
             Some(status) if status != StatusCode::OK => return Err(nonsense(&answer)),
             _ => {}
         }
-        let header = |name: &str| answer.headers.as_ref()?.get(name).map(|value| value.as_str());
+        let header = |name: &str| answer.headers.as_ref()?.get(name).map(HeaderValue::as_str);
         let stored = header("Nats-Sequence").and_then(|place| place.parse().ok());
         let key = header("Nats-Subject").and_then(|subject| subject.strip_prefix(&prefix));
         match (stored, key) {

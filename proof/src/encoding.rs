@@ -30,7 +30,9 @@ impl Hash {
 
     pub(crate) fn of(parts: &[&[u8]]) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
-        parts.iter().for_each(|part| context.update(part));
+        for part in parts {
+            context.update(part);
+        }
         Self(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 

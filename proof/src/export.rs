@@ -1,6 +1,7 @@
 //! A whole export: one entry a line in the order of the log, and a last line with the checkpoint that covers them.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::io::{self, BufRead};
 
 use serde::Deserialize;
@@ -128,7 +129,9 @@ pub fn verify_lines(mut lines: impl BufRead, trusted: &[PublicKey]) -> io::Resul
         None => late.add(last + 1, Kind::Truncated, "The end is not there: an export ends with a checkpoint."),
     }
     let (mut findings, entries, _) = walk.finish();
-    late.as_slice().iter().cloned().for_each(|late| findings.add(late.sequence, late.kind, late.detail));
+    for late in late.sorted() {
+        findings.add(late.sequence, late.kind, late.detail);
+    }
     let findings_count = findings.count();
     Ok(ExportReport { entries, first, last, checkpoint, findings: findings.sorted(), findings_count })
 }
@@ -138,13 +141,13 @@ fn judge(walk: &mut Walk, checkpoint: &Checkpoint, trusted: &[PublicKey], last: 
         findings.add(checkpoint.sequence, Kind::BadSignature, format!("The checkpoint does not count: {fault}."));
         return;
     }
-    if last < checkpoint.sequence {
-        let detail = format!("The end is not there: {} was signed.", checkpoint.sequence);
-        findings.add(last + 1, Kind::Truncated, detail);
-    } else if last > checkpoint.sequence {
-        findings.add(checkpoint.sequence + 1, Kind::Inserted, "It stands behind what was signed.");
-    } else {
-        walk.checkpoint(checkpoint.sequence, checkpoint.hash);
+    match last.cmp(&checkpoint.sequence) {
+        Ordering::Less => {
+            let detail = format!("The end is not there: {} was signed.", checkpoint.sequence);
+            findings.add(last + 1, Kind::Truncated, detail);
+        }
+        Ordering::Equal => walk.checkpoint(checkpoint.sequence, checkpoint.hash),
+        Ordering::Greater => findings.add(checkpoint.sequence + 1, Kind::Inserted, "It stands behind what was signed."),
     }
 }
 

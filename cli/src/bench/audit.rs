@@ -97,7 +97,7 @@ async fn ingest(bed: &Bed, audit: &Process, records: u32, database: &mut PgConne
             async move {
                 let (id, body) = record(number);
                 let mut headers = async_nats::HeaderMap::new();
-                headers.insert("Nats-Msg-Id", id);
+                headers.append(async_nats::header::NATS_MESSAGE_ID, id.parse::<async_nats::HeaderValue>()?);
                 let subject = "audit.identity.user.updated";
                 jetstream.publish_with_headers(subject, headers, body.into()).await?.await?;
                 anyhow::Ok(())

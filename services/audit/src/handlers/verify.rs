@@ -162,10 +162,9 @@ impl Work<'_> {
         }
         let (findings, entries, place) = walk.finish();
         self.entries += entries;
-        findings
-            .as_slice()
-            .iter()
-            .for_each(|finding| self.findings.add(finding.sequence, finding.kind, &*finding.detail));
+        for finding in findings.sorted() {
+            self.findings.add(finding.sequence, finding.kind, finding.detail);
+        }
         Ok((place, behind >= progress.last))
     }
 
