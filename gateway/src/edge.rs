@@ -11,11 +11,13 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use kernel::{Caller, Clock, Context, Ids, Parts, Random, Readiness, TokenVerifier, TraceContext};
 use subjects::auth::v1::{AuthClient, GetJwksRequest};
 use subjects::{Access, Endpoint, Http};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::client::Network;
 use crate::cors::Cors;
 use crate::events::Events;
+use crate::lines::STREAMS_MAX;
 use crate::metrics::{EdgeMetrics, RouteMetrics};
 use crate::rate_limit::RateLimit;
 use crate::refusal::Refusal;
@@ -55,6 +57,8 @@ pub(crate) struct Route {
     /// `http.identity.get_user`.
     pub(crate) span_name: String,
     pub(crate) places: Places,
+    /// Places for answers that are streams, which last.
+    pub(crate) streams: Arc<Semaphore>,
     /// Where anybody may try a credential.
     pub(crate) credential_rate: Option<RateLimit>,
     pub(crate) metrics: RouteMetrics,
@@ -104,6 +108,7 @@ impl Edge {
             http,
             span_name: format!("http.{}.{}", endpoint.service, endpoint.name),
             places: Places::new(self.settings.in_flight_per_endpoint_max),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             credential_rate,
             metrics: self.metrics.route(endpoint, http),
         }

@@ -18,6 +18,7 @@ use tracing::Instrument as _;
 
 use crate::edge::{Edge, Route};
 use crate::head::Head;
+use crate::lines::Pages;
 use crate::refusal::Refusal;
 use crate::server::Exchange;
 use crate::{bearer, body, path, query, reply};
@@ -67,6 +68,11 @@ async fn answer(
         ..CallContext::default()
     };
     let timeout = Duration::from_millis(route.endpoint.timeout_ms.into());
+    if route.http.streamed {
+        let pages = Pages::new(&edge.caller, route.endpoint, context.clone(), timeout, &route.streams)?;
+        let reply = edge.caller.forward(route.endpoint, context, body, timeout).await?;
+        return if reply.status == 200 { pages.answer(&reply.body) } else { pass_on(route, reply) };
+    }
     let reply = edge.caller.forward(route.endpoint, context, body, timeout).await?;
     pass_on(route, reply)
 }

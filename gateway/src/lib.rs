@@ -17,6 +17,7 @@ mod events;
 mod forward;
 mod framing;
 mod head;
+mod lines;
 mod link;
 mod listen;
 mod metrics;

@@ -4,6 +4,7 @@
 //! the broker, reads the system clock, starts a thread or sets up telemetry.
 
 mod admin;
+mod bucket;
 mod caller;
 mod clock;
 pub mod compute;
@@ -29,11 +30,12 @@ pub mod tokens;
 mod trace;
 mod wire;
 
+pub use bucket::{BucketReader, Stored};
 pub use caller::{Caller, Reply};
 pub use clock::Clock;
 pub use compute::ComputePool;
 pub use context::{Actor, Client, Context};
-pub use data::{AuditAction, Consumers, Database, Message, Transaction, page};
+pub use data::{AuditAction, Bucket, Consumers, Database, Message, Transaction, page};
 pub use error::{Error, Result, StartError};
 pub use feed::Feeds;
 pub use lifecycle::Lifecycle;

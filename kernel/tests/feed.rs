@@ -36,6 +36,7 @@ static CONTRACT: ServiceContract = ServiceContract {
     events: &[],
     calls: &["svc.auth.v1.get_jwks"],
     consumers: &[],
+    buckets: &[],
     watches: &[WHOLE, PART],
 };
 const WHOLE: WatchContract = WatchContract { stream: "EVENTS", subjects: &["evt.>"] };

@@ -30,6 +30,7 @@ pub struct Service {
     pub calls: Vec<String>,
     pub consumers: Vec<Consumer>,
     pub watches: Vec<Watch>,
+    pub buckets: Vec<String>,
 }
 
 pub struct Endpoint {
@@ -63,6 +64,7 @@ pub struct Http {
     /// Proto field names in the query; only of methods without a body.
     pub query_fields: Vec<String>,
     pub cache_max_age_s: u32,
+    pub streamed: bool,
 }
 
 pub struct Event {
@@ -141,6 +143,7 @@ impl Contract {
                 events,
                 consumers,
                 watches,
+                buckets: texts(&options, "buckets"),
             });
         }
         services.sort_by(|a, b| a.name.cmp(&b.name));
@@ -220,9 +223,14 @@ fn endpoint(service: &str, method: &prost_reflect::MethodDescriptor, options: &D
                 path_fields,
                 query_fields,
                 cache_max_age_s: number(options, "cache_max_age_s"),
+                streamed: flag(options, "streamed"),
             })
         }
     };
+
+    if http.as_ref().is_some_and(|http| http.streamed) {
+        check_streamed(method)?;
+    }
 
     let bears_credentials = flag(options, "bears_credentials");
     let or = |value: u32, default: u32| if value == 0 { default } else { value };
@@ -243,6 +251,19 @@ fn endpoint(service: &str, method: &prost_reflect::MethodDescriptor, options: &D
         request,
         reply: method.output(),
     })
+}
+
+/// A stream is made of pages, each with its lines and the way to the next.
+fn check_streamed(method: &prost_reflect::MethodDescriptor) -> Result<()> {
+    let (request, reply) = (method.input(), method.output());
+    let is_text = |message: &MessageDescriptor, field: &str| {
+        message.get_field_by_name(field).is_some_and(|field| field.kind() == Kind::String && !field.is_list())
+    };
+    let has_lines = reply.get_field_by_name("items").is_some_and(|field| field.is_list());
+    if is_text(&request, "page_token") && is_text(&reply, "next_page_token") && has_lines {
+        return Ok(());
+    }
+    Err("is streamed, so its request needs `page_token` and its reply `items` and `next_page_token`".into())
 }
 
 fn event(service: &str, message: &MessageDescriptor, options: &DynamicMessage) -> Result<Event> {

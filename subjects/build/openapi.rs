@@ -71,7 +71,11 @@ fn operation(service: &Service, endpoint: &Endpoint, http: &Http, schemas: &mut 
     } else {
         json!({
             "description": "Done.",
-            "content": { "application/json": { "schema": reference(&endpoint.reply, schemas) } },
+            "content": if http.streamed {
+                json!({ "application/x-ndjson": { "schema": { "description": "One JSON value a line." } } })
+            } else {
+                json!({ "application/json": { "schema": reference(&endpoint.reply, schemas) } })
+            },
         })
     };
     let mut operation = json!({

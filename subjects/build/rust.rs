@@ -28,7 +28,7 @@ pub fn generate(contract: &Contract, out: &Path) -> Result<()> {
          /// to who may see them.\n\
          pub static GATEWAY: ServiceContract = ServiceContract {{ name: \"gateway\", version: {:?}, \
          description: \"The HTTP edge.\", endpoints: &[], events: &[], calls: &{calls:?}, consumers: &[], watches: &[\
-         WatchContract {{ stream: \"EVENTS\", subjects: &[\"evt.>\"] }}] }};",
+         WatchContract {{ stream: \"EVENTS\", subjects: &[\"evt.>\"] }}], buckets: &[] }};",
         env!("CARGO_PKG_VERSION"),
     )?;
     fs::write(out.join("services.rs"), all)?;
@@ -66,7 +66,8 @@ fn module(service: &Service) -> Result<String> {
         out,
         "/// What {name} serves, publishes, calls and consumes.\n\
          pub static CONTRACT: crate::ServiceContract = crate::ServiceContract {{ name: {name:?}, version: {:?}, \
-         description: {:?}, endpoints: &[{}], events: &[{}], calls: &{:?}, consumers: &[{}], watches: &[{}] }};",
+         description: {:?}, endpoints: &[{}], events: &[{}], calls: &{:?}, consumers: &[{}], watches: &[{}], \
+         buckets: &{:?} }};",
         service.version,
         service.description,
         endpoints.join(", "),
@@ -74,6 +75,7 @@ fn module(service: &Service) -> Result<String> {
         service.calls,
         consumers.join(", "),
         watches.join(", "),
+        service.buckets,
         name = service.name,
     )?;
     service_trait(&mut out, service)?;
@@ -94,7 +96,7 @@ fn endpoint_constant(out: &mut String, service: &Service, endpoint: &Endpoint) -
     };
     let http = match &endpoint.http {
         None => "None".to_owned(),
-        Some(Http { method, path, success, path_fields, query_fields, cache_max_age_s }) => {
+        Some(Http { method, path, success, path_fields, query_fields, cache_max_age_s, streamed }) => {
             let query: Vec<String> = query_fields
                 .iter()
                 .filter_map(|name| endpoint.request.get_field_by_name(name))
@@ -109,7 +111,7 @@ fn endpoint_constant(out: &mut String, service: &Service, endpoint: &Endpoint) -
                 .collect();
             format!(
                 "Some(crate::Http {{ method: crate::HttpMethod::{method}, path: {path:?}, success: {success}, \
-                 path_fields: &{path_fields:?}, query_fields: &[{}], cache_max_age_s: {cache_max_age_s} }})",
+                 path_fields: &{path_fields:?}, query_fields: &[{}], cache_max_age_s: {cache_max_age_s}, streamed: {streamed} }})",
                 query.join(", ")
             )
         }

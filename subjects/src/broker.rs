@@ -50,6 +50,13 @@ fn of_service(service: &ServiceContract) -> Permissions {
         publish.insert(crate::subject::beat(name));
         publish.extend(["AUDIT", "EVENTS"].map(|stream| format!("$JS.API.STREAM.INFO.{stream}")));
     }
+    for bucket in service.buckets {
+        publish.extend([
+            format!("$KV.{bucket}.>"),
+            format!("$JS.API.STREAM.INFO.KV_{bucket}"),
+            format!("$JS.API.DIRECT.GET.KV_{bucket}"),
+        ]);
+    }
     for consumer in service.consumers {
         let (stream, durable) = (consumer.stream, consumer.durable);
         publish.extend([

@@ -70,6 +70,8 @@ pub struct Http {
     pub query_fields: &'static [QueryField],
     /// Seconds for which the answer may be cached by anybody; 0 means not at all.
     pub cache_max_age_s: u32,
+    /// Whether the answer is newline-delimited JSON made of the `items` of all pages.
+    pub streamed: bool,
 }
 
 /// The methods that the contract uses.
@@ -135,6 +137,8 @@ pub struct ServiceContract {
     pub consumers: &'static [ConsumerContract],
     /// Events that each of its instances sees as they are stored.
     pub watches: &'static [WatchContract],
+    /// Key-value buckets that it writes and reads.
+    pub buckets: &'static [&'static str],
 }
 
 /// Events of a stream that every instance sees as they are stored.

@@ -1,12 +1,12 @@
-//! Every endpoint that changes something leaves its record, and every event of the contract can be seen in the log. A
-//! new changing endpoint or event fails here until it is added to the walk below; the list of exceptions may only
-//! shrink.
+//! Every endpoint that changes something leaves its record, every reading of the log too, every refusal, and every event of
+//! the contract can be seen in the log. A new endpoint or event fails here until it is added to the walk below; the list
+//! of exceptions may only shrink.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use platform_tests::{Setup, people::Person};
 use serde_json::json;
-use subjects::HttpMethod;
+use subjects::{Access, Endpoint, HttpMethod};
 
 /// Endpoints that change something, and the action that the walk below proves for each.
 const CHANGES: &[(&str, &str)] = &[
@@ -15,6 +15,18 @@ const CHANGES: &[(&str, &str)] = &[
     ("svc.auth.v1.login", "auth.session.created"),
     ("svc.auth.v1.refresh", "auth.session.refreshed"),
     ("svc.auth.v1.logout", "auth.session.revoked"),
+    ("svc.audit.v1.verify", "audit.log.verified"),
+];
+
+/// Changing endpoints that leave no record. Must stay empty.
+const UNRECORDED: &[&str] = &[];
+
+/// Endpoints that read the log, and the action of each reading.
+const READINGS: &[(&str, &str)] = &[
+    ("svc.audit.v1.list_entries", "audit.entries.listed"),
+    ("svc.audit.v1.get_entry", "audit.entry.read"),
+    ("svc.audit.v1.list_checkpoints", "audit.checkpoints.listed"),
+    ("svc.audit.v1.export_entries", "audit.entries.exported"),
 ];
 
 /// Actions that are no endpoint's success, and that the walk proves too.
@@ -23,19 +35,65 @@ const OTHERS: &[&str] = &["auth.login.failed", "auth.session.reuse_detected", "a
 /// Shorter than the platform's own, since the walk has to outwait it.
 const RETRY_WINDOW: Duration = Duration::from_millis(300);
 
+/// Whether the contract says, or leaves open, that an endpoint changes something.
+fn is_changing(endpoint: &Endpoint) -> bool {
+    !endpoint.idempotent || endpoint.http.as_ref().is_some_and(|http| http.method != HttpMethod::Get)
+}
+
+fn names<'a>(list: &[(&'a str, &'a str)]) -> BTreeSet<&'a str> {
+    list.iter().map(|(subject, _)| *subject).collect()
+}
+
 #[test]
-fn the_walk_covers_every_changing_endpoint_and_every_event() {
-    let changing: BTreeSet<&str> = subjects::endpoints()
-        .filter(|endpoint| endpoint.http.as_ref().is_some_and(|http| http.method != HttpMethod::Get))
+fn the_walk_covers_every_changing_endpoint_every_reading_and_every_event() {
+    let changing: BTreeSet<&str> =
+        subjects::endpoints().filter(|endpoint| is_changing(endpoint)).map(|endpoint| endpoint.subject).collect();
+    let unrecorded: Vec<_> = changing.difference(&names(CHANGES)).copied().collect();
+    assert_eq!(unrecorded, UNRECORDED, "changing endpoints that record nothing");
+    assert_eq!(names(CHANGES), changing);
+
+    let reading: BTreeSet<&str> = subjects::endpoints()
+        .filter(|endpoint| endpoint.service == "audit" && !is_changing(endpoint))
         .map(|endpoint| endpoint.subject)
         .collect();
-    let covered: BTreeSet<&str> = CHANGES.iter().map(|(subject, _)| *subject).collect();
-    assert_eq!(covered, changing);
+    assert_eq!(names(READINGS), reading);
 
     let events: BTreeSet<&str> =
         subjects::SERVICES.iter().flat_map(|service| service.events.iter()).map(|event| event.action()).collect();
     let covered: BTreeSet<&str> = CHANGES.iter().map(|(_, action)| *action).chain(OTHERS.iter().copied()).collect();
-    assert_eq!(covered, events);
+    let uncovered: Vec<_> = events.difference(&covered).collect();
+    assert_eq!(uncovered, [] as [&&str; 0], "events that are not seen in the log");
+}
+
+#[tokio::test]
+async fn every_refusal_of_a_permission_is_recorded() {
+    let platform = Setup::new().instances("gateway", 0).start().await;
+    let ops = platform.user("ops").connect().await;
+    let person = Person::new();
+    ops.call("svc.identity.v1.register", &person.registration()).await.json();
+    let credentials = json!({ "email": person.email, "password": person.password });
+    let tokens = ops.call("svc.auth.v1.login", &credentials).await.json();
+    let guarded: Vec<&Endpoint> =
+        subjects::endpoints().filter(|endpoint| matches!(endpoint.access, Access::Permission(_))).collect();
+
+    for endpoint in &guarded {
+        let token = tokens["accessToken"].as_str().unwrap();
+        ops.call_as(token, endpoint.subject, &json!({})).await.problem(403, "permission_denied");
+    }
+
+    platform.settled().await;
+    let mut database = platform.superuser().await;
+    let recorded: Vec<String> =
+        sqlx::query_scalar("SELECT action FROM audit.entries WHERE outcome = 'DENIED' AND actor_type = 'USER'")
+            .fetch_all(&mut database)
+            .await
+            .unwrap();
+    let unrecorded: Vec<String> = guarded
+        .iter()
+        .map(|endpoint| format!("{}.{}.denied", endpoint.service, endpoint.name))
+        .filter(|action| !recorded.contains(action))
+        .collect();
+    assert_eq!(unrecorded, [] as [String; 0], "refusals that record nothing");
 }
 
 #[tokio::test]
@@ -58,8 +116,14 @@ async fn every_changing_endpoint_and_every_event_appears_in_the_log() {
     let tokens = http.login(&person.email, &person.password).await;
     let reply = http.with_token(tokens["accessToken"].as_str().unwrap()).post("/api/v1/auth/logout", &json!({})).await;
     assert_eq!(reply.status, 204);
+    admin.post("/api/v1/audit/verify", &json!({})).await.json(200);
+    let entries = admin.get("/api/v1/audit/entries").await.json(200);
+    admin.get(&format!("/api/v1/audit/entries/{}", entries["items"][0]["id"].as_str().unwrap())).await.json(200);
+    admin.get("/api/v1/audit/checkpoints").await.json(200);
+    assert_eq!(admin.get("/api/v1/audit/export").await.status, 200);
 
-    for action in CHANGES.iter().map(|(_, action)| *action).chain(OTHERS.iter().copied()) {
+    let actions = CHANGES.iter().chain(READINGS).map(|(_, action)| *action);
+    for action in actions.chain(OTHERS.iter().copied()) {
         let entry = platform.audit_entry(&admin, action, |_| true).await;
         assert!(!entry["target"]["type"].as_str().unwrap().is_empty(), "{entry}");
         let by_service = entry["actor"]["type"] == "SERVICE";

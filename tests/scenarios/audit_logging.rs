@@ -1,6 +1,9 @@
 //! Scenario 11: what happened is in the log, once, chained, and nobody can change it.
 
-use platform_tests::{Setup, people::Person};
+use std::time::Duration;
+
+use platform_tests::{Platform, Setup, http::Reply, load::Load, people::Person, wait};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -83,4 +86,104 @@ async fn entries_are_filtered_by_actor_action_target_outcome_and_time() {
     assert!(list(format!("target={session}&outcome=DENIED")).await.is_empty());
     assert!(only(&list(format!("target={session}&from={time}")).await));
     assert!(list(format!("target={session}&to={time}")).await.is_empty(), "`to` is exclusive");
+}
+
+#[tokio::test]
+async fn audit_away_under_load_fails_no_request_and_misses_nothing() {
+    let platform = Setup::new().start().await;
+    let http = platform.http();
+    let load = Load::start(4, Duration::from_millis(10), move |_, _| {
+        let request = http.request(Method::POST, "/api/v1/registrations").json(&Person::new().registration());
+        async move {
+            let reply = Reply::try_of(request).await.map_err(|error| error.to_string())?;
+            if reply.status == 202 { Ok(()) } else { Err(format!("{reply:?}")) }
+        }
+    });
+    load.proceed(20).await;
+
+    let audit = platform.process("audit", 1);
+    audit.stop().await.unwrap();
+    load.proceed(60).await;
+    audit.start().await.unwrap();
+    audit.ready(wait::WAIT_MAX).await.unwrap();
+    load.proceed(20).await;
+    let (registered, failures) = load.stop().await;
+
+    assert_eq!(failures, [] as [String; 0]);
+    platform.settled().await;
+    platform.check_audit_log().await;
+    let mut database = platform.superuser().await;
+    let recorded = "SELECT count(*) FROM audit.entries WHERE action = 'identity.user.registered'";
+    let recorded: i64 = sqlx::query_scalar(recorded).fetch_one(&mut database).await.unwrap();
+    assert_eq!(usize::try_from(recorded).unwrap(), registered);
+    let report = platform.admin().await.post("/api/v1/audit/verify", &json!({})).await.json(200);
+    assert_eq!(report["valid"], true, "{report}");
+}
+
+#[tokio::test]
+async fn export_is_streamed_and_one_that_is_cut_off_leaves_nothing_behind() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    fill(&platform, 60).await;
+
+    // More often than there are places for streams at once.
+    for _ in 0..40 {
+        let mut answer = admin.request(Method::GET, "/api/v1/audit/export").send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert!(answer.chunk().await.unwrap().is_some_and(|chunk| chunk.starts_with(b"{")));
+    }
+
+    let whole = wait::until("all places are free again", async || {
+        let reply = Reply::try_of(admin.request(Method::GET, "/api/v1/audit/export")).await.unwrap();
+        (reply.status == 200).then_some(reply)
+    })
+    .await;
+    assert_eq!(whole.header("content-type"), "application/x-ndjson");
+    assert!(whole.body.len() > 60 * 100 * 1024, "it is far larger than a message");
+    assert!(whole.body.lines().last().unwrap().starts_with(r#"{"checkpoint":{"#));
+    let report = proof::verify_lines(whole.body.as_bytes(), &[]).unwrap();
+    assert_eq!(report.findings, []);
+    platform.check_calm();
+}
+
+#[tokio::test]
+async fn export_refuses_what_makes_no_sense_and_who_may_not() {
+    let platform = Setup::new().start().await;
+    let (http, admin) = (platform.http(), platform.admin().await);
+    let person = Person::registered(&http).await;
+    platform.settled().await;
+
+    for (query, pointer) in [
+        ("from=yesterday", "/from"),
+        ("from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "/to"),
+        ("pageToken=x", "/pageToken"),
+    ] {
+        let problem = admin.get(&format!("/api/v1/audit/export?{query}")).await.problem(422, "validation_failed");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
+    }
+    admin.get("/api/v1/audit/export?actor=ann").await.any_problem();
+    admin.get("/api/v1/audit/entries?who=ann").await.any_problem();
+    admin.get("/api/v1/audit/entries?pageToken=x").await.problem(422, "validation_failed");
+    admin.get("/api/v1/audit/export?from=2100-01-01T00:00:00Z").await.problem(404, "no_entries");
+    let person = http.signed_in(&person.email, &person.password).await;
+    person.get("/api/v1/audit/export").await.problem(403, "permission_denied");
+    person.post("/api/v1/audit/verify", &json!({})).await.problem(403, "permission_denied");
+}
+
+/// Puts so many entries of 100 KiB into the log.
+async fn fill(platform: &Platform, entries: u32) {
+    let broker = platform.user("identity").connect().await;
+    let jetstream = async_nats::jetstream::new(broker.client);
+    for number in 0..entries {
+        let record = json!({
+            "id": format!("0197f000-0000-7000-8000-{number:012}"),
+            "time": "2026-01-31T23:59:59Z",
+            "actor": { "type": "USER", "id": "ann" },
+            "outcome": "SUCCESS",
+            "details": { "text": "x".repeat(100 * 1024) },
+        });
+        let stored = jetstream.publish("audit.identity.user.created", record.to_string().into()).await.unwrap();
+        stored.await.unwrap();
+    }
+    platform.settled().await;
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod audit_logging;
+mod audit_tampering;
 mod bad_input;
 mod command_events;
 mod command_up;

@@ -36,7 +36,7 @@ async fn migrations_run_in_dependency_order_each_in_a_transaction_with_its_recor
         ("identity.users", "identity", 1),
         ("auth.sessions", "auth", 1),
         ("auth.signing_keys", "auth", 2),
-        ("audit.entries", "audit", 1),
+        ("audit.entries", "audit", 2),
     ] {
         let schema = table.split('.').next().unwrap();
         let together: bool = sqlx::query_scalar(AssertSqlSafe(format!(

@@ -9,6 +9,7 @@
     reason = "figures for people: counts and microseconds stay far below 2^52"
 )]
 
+mod audit;
 mod bed;
 mod cost;
 mod events;
@@ -61,6 +62,17 @@ pub enum Bench {
         /// Events a second for the lag at a steady rate.
         #[arg(long, default_value_t = 5_000)]
         rate: u64,
+    },
+    /// The audit log: ingest, verification offline, and pages of lists in a large log.
+    Audit {
+        #[command(flatten)]
+        run: Run,
+        /// Records of the backlog that is taken in.
+        #[arg(long, default_value_t = 50_000)]
+        records: u32,
+        /// Entries of the log in which pages are listed.
+        #[arg(long, default_value_t = 1_000_000)]
+        entries: u32,
     },
     /// A part of a benchmark, started by it.
     #[command(subcommand, hide = true)]
@@ -121,6 +133,7 @@ pub fn run(bench: Bench) -> Result<ExitCode> {
         Bench::Events { run, committers, per_commit, rate } => {
             measure(events::measure(&run, &events::Load { committers, per_commit, rate }))
         }
+        Bench::Audit { run, records, entries } => measure(audit::measure(&run, records, entries)),
         Bench::Serve(Part::Identity) => Ok(kernel::run::<memory::Identity>()),
         Bench::Serve(Part::FloorGateway { listen, nats_url, key_file }) => {
             serve(floor::gateway(listen, &nats_url, &key_file, std::env::var(FLOOR_TOKEN)?))

@@ -10,6 +10,9 @@ use super::options::Data;
 /// How long an answer may take.
 const WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// How long an answer may take that is a stream.
+const STREAM_WITHIN: std::time::Duration = std::time::Duration::from_hours(24);
+
 /// A signed-in session.
 pub(super) struct Session {
     http: Client,
@@ -47,6 +50,12 @@ impl Session {
     pub(super) async fn get<A: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<A> {
         let url = Url::parse_with_params(&format!("{}{path}", self.url), query).context("the gateway's address")?;
         send(self.http.get(url).bearer_auth(&self.token)).await
+    }
+
+    /// `GET path?query`, whose answer is read piece by piece and may take long.
+    pub(super) async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<Response> {
+        let url = Url::parse_with_params(&format!("{}{path}", self.url), query).context("the gateway's address")?;
+        accepted(self.http.get(url).bearer_auth(&self.token).timeout(STREAM_WITHIN)).await
     }
 }
 

@@ -1,5 +1,7 @@
 //! `trunkline audit`: the log, read through the gateway.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
@@ -8,6 +10,7 @@ use serde_json::Value;
 use super::api::Session;
 use super::options::Data;
 use super::output::{cell, print, table};
+use super::{audit_export, audit_verify};
 
 /// Entries in one answer of the API, at most.
 const PAGE_SIZE_MAX: usize = 500;
@@ -16,6 +19,26 @@ const PAGE_SIZE_MAX: usize = 500;
 pub(super) enum Command {
     /// List who did what, the newest first
     List(List),
+    /// List the signed checkpoints of the log, the newest first
+    Checkpoints(Checkpoints),
+    /// Write the log, or its part of some time, to a file, one JSON object a line
+    #[command(long_about = audit_export::ABOUT)]
+    Export(audit_export::Arguments),
+    /// Check an exported file, offline
+    #[command(long_about = audit_verify::ABOUT)]
+    Verify(audit_verify::Arguments),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Checkpoints {
+    #[command(flatten)]
+    data: Data,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+    /// One JSON object a line, with every field
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -56,8 +79,54 @@ struct Page {
     next_page_token: String,
 }
 
-pub(super) async fn run(command: Command) -> Result<()> {
-    let Command::List(list) = command;
+pub(super) async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::List(arguments) => list(arguments).await?,
+        Command::Checkpoints(arguments) => checkpoints(&arguments).await?,
+        Command::Export(arguments) => audit_export::run(&arguments).await?,
+        Command::Verify(arguments) => return audit_verify::run(&arguments),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pages of a list until `limit` items. True where there are more.
+async fn pages(session: &Session, path: &str, filters: &[(&str, String)], limit: usize) -> Result<(Vec<Value>, bool)> {
+    let mut items: Vec<Value> = Vec::new();
+    let mut page_token = String::new();
+    while items.len() < limit {
+        let mut query = filters.to_vec();
+        query.push(("pageSize", (limit - items.len()).min(PAGE_SIZE_MAX).to_string()));
+        if !page_token.is_empty() {
+            query.push(("pageToken", page_token));
+        }
+        let page: Page = session.get(path, &query).await?;
+        items.extend(page.items);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    Ok((items, !page_token.is_empty()))
+}
+
+async fn checkpoints(arguments: &Checkpoints) -> Result<()> {
+    let session = Session::open(&arguments.data).await?;
+    let (checkpoints, _) = pages(&session, "/api/v1/audit/checkpoints", &[], arguments.limit).await?;
+    if arguments.json {
+        return checkpoints.iter().try_for_each(|checkpoint| print(&checkpoint.to_string()));
+    }
+    if checkpoints.is_empty() {
+        return print("no checkpoints");
+    }
+    let heading = ["SEQUENCE", "TIME", "HASH", "PUBLIC KEY"].map(str::to_owned).to_vec();
+    let row = |checkpoint: &Value| {
+        ["sequence", "time", "hash", "publicKey"].map(|field| cell(checkpoint[field].as_str().unwrap_or("-"))).to_vec()
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(heading).chain(checkpoints.iter().map(row)).collect();
+    print(&table(&rows))
+}
+
+async fn list(list: List) -> Result<()> {
     let session = Session::open(&list.data).await?;
     let filters = [
         ("actor", &list.actor),
@@ -69,21 +138,7 @@ pub(super) async fn run(command: Command) -> Result<()> {
     ];
     let filters: Vec<(&str, String)> =
         filters.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect();
-    let mut entries: Vec<Value> = Vec::new();
-    let mut page_token = String::new();
-    while entries.len() < list.limit {
-        let mut query = filters.clone();
-        query.push(("pageSize", (list.limit - entries.len()).min(PAGE_SIZE_MAX).to_string()));
-        if !page_token.is_empty() {
-            query.push(("pageToken", page_token));
-        }
-        let page: Page = session.get("/api/v1/audit/entries", &query).await?;
-        entries.extend(page.items);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+    let (entries, are_more) = pages(&session, "/api/v1/audit/entries", &filters, list.limit).await?;
     if list.json {
         return entries.iter().try_for_each(|entry| print(&entry.to_string()));
     }
@@ -93,7 +148,7 @@ pub(super) async fn run(command: Command) -> Result<()> {
     let heading = ["SEQUENCE", "TIME", "ACTION", "OUTCOME", "ACTOR", "TARGET", "ADDRESS"].map(str::to_owned).to_vec();
     let rows: Vec<Vec<String>> = std::iter::once(heading).chain(entries.iter().map(row)).collect();
     print(&table(&rows))?;
-    if page_token.is_empty() { Ok(()) } else { print(&format!("… and more; --limit shows more than {}", list.limit)) }
+    if are_more { print(&format!("… and more; --limit shows more than {}", list.limit)) } else { Ok(()) }
 }
 
 fn row(entry: &Value) -> Vec<String> {

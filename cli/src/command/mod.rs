@@ -2,6 +2,8 @@
 
 mod api;
 mod audit;
+mod audit_export;
+mod audit_verify;
 mod doctor;
 mod events;
 mod migrate;
@@ -108,7 +110,7 @@ fn execute(operation: Operation) -> Result<ExitCode> {
             Operation::Nats(command) => nats::run(command).await.map(|()| done),
             Operation::Openapi => output::print(subjects::openapi::document().trim_end()).map(|()| done),
             Operation::Token(on) => token::run(&on.data).await.map(|()| done),
-            Operation::Audit(command) => audit::run(command).await.map(|()| done),
+            Operation::Audit(command) => audit::run(command).await,
             Operation::Events(command) => events::run(command).await.map(|()| done),
             Operation::Doctor(arguments) => doctor::run(&arguments).await,
         }

@@ -26,13 +26,15 @@ const READY_WITHIN: Duration = Duration::from_mins(1);
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Starts that may fail before a process that was never ready is given up: its server may be late, a wrong setting stays wrong.
 const FIRST_STARTS_MAX: u32 = 3;
+/// Services with a key of their own in a file.
+const KEY_HOLDERS: [&str; 2] = ["audit", "auth"];
 /// Instances of one name.
 const INSTANCES_MAX: usize = 64;
 
 /// What runs and where.
 #[derive(Clone)]
 pub struct Options {
-    /// Logs, status files, `admin.json` and the master key of this platform lie here.
+    /// Logs, status files, `admin.json` and the key files of this platform lie here.
     pub folder: PathBuf,
     /// The executables.
     pub programs: Programs,
@@ -76,7 +78,9 @@ impl Deployment {
         }
         let supervisor = Supervisor::start(None)?;
         let (_, first_start) = AdminFile::in_folder(&options.folder).read_or_create()?;
-        secrets::keep(&key_file(&options.folder), secrets::key)?;
+        for service in KEY_HOLDERS {
+            secrets::keep(&key_file(&options.folder, service), secrets::key)?;
+        }
         let mut deployment = Self { public: None, processes: Vec::new(), supervisor, first_start, options };
         for (name, count) in deployment.options.instances.clone() {
             for _ in 0..count {
@@ -195,13 +199,12 @@ impl Deployment {
             let url = options.databases.url(name, &options.database)?;
             set("TRUNKLINE_DATABASE_URL", url.expose().into());
         }
-        match name {
-            "auth" => _ = set("TRUNKLINE_KEY_FILE", key_file(&options.folder).into()),
-            "identity" => {
-                let file = AdminFile::in_folder(&options.folder);
-                set("TRUNKLINE_IDENTITY__BOOTSTRAP_ADMIN_FILE", file.path().into());
-            }
-            _ => {}
+        if KEY_HOLDERS.contains(&name) {
+            set("TRUNKLINE_KEY_FILE", key_file(&options.folder, name).into());
+        }
+        if name == "identity" {
+            let file = AdminFile::in_folder(&options.folder);
+            set("TRUNKLINE_IDENTITY__BOOTSTRAP_ADMIN_FILE", file.path().into());
         }
         let own = options.service_env.get(name).into_iter().flatten();
         env.extend(options.env.iter().chain(own).map(|(name, value)| (name.clone(), value.into())));
@@ -224,9 +227,9 @@ fn is_gateway(name: &str) -> bool {
     name == subjects::GATEWAY.name
 }
 
-/// Encrypts what auth keeps; lies outside the database on purpose.
-fn key_file(folder: &Path) -> PathBuf {
-    folder.join("secrets/auth.key")
+/// Encrypts what auth keeps, signs what audit keeps; lies outside the database on purpose.
+fn key_file(folder: &Path, service: &str) -> PathBuf {
+    folder.join(format!("secrets/{service}.key"))
 }
 
 fn any_socket() -> Result<Arc<TcpListener>> {

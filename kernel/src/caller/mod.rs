@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 use self::retry::Retries;
 use crate::metrics::{ByCall, Name};
 use crate::nats::{RequestError, Requester, headers};
-use crate::{Context, Error, Metrics, Random, Result, telemetry, wire};
+use crate::{Bucket, BucketReader, Context, Error, Metrics, Random, Result, telemetry, wire};
 
 /// Calls operations of the platform's services. Cheap to clone.
 #[derive(Clone)]
@@ -56,6 +56,11 @@ impl Caller {
             })
             .collect();
         Self(Arc::new(Inner { requester, retries: Retries::new(random), outcomes, replied }))
+    }
+
+    /// Reads what is stored in a bucket of the service's contract.
+    pub fn bucket(&self, bucket: Bucket) -> BucketReader {
+        BucketReader::new(self.0.requester.clone(), bucket)
     }
 
     /// Passes a JSON request through unparsed and waits at most `timeout`. `context` says who asks; its codec, its

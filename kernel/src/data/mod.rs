@@ -15,5 +15,6 @@ mod transaction;
 
 pub use consumer::{Consumers, Message};
 pub use database::Database;
+pub use outbox::Bucket;
 pub use record::AuditAction;
 pub use transaction::Transaction;

@@ -28,15 +28,41 @@ pub(super) const ENVELOPE_BYTES_MAX: usize = 4 * 1024;
 /// Where a message goes. The order is that in which a round sends them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
+    /// First: what follows from state is there to be read when its event comes.
+    Bucket(Bucket),
     Events,
     Audit,
 }
 
+/// A key-value bucket that is written with a change. A service may write those of its contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bucket {
+    /// The audit log's signed checkpoints, by sequence.
+    Checkpoints,
+}
+
+impl Bucket {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Checkpoints => "checkpoints",
+        }
+    }
+
+    /// The name of its stream.
+    pub fn stream(self) -> &'static str {
+        match self {
+            Self::Checkpoints => "KV_checkpoints",
+        }
+    }
+}
+
 impl Stream {
-    pub(super) const ALL: [Self; 2] = [Self::Events, Self::Audit];
+    pub(super) const ALL: [Self; 3] = [Self::Bucket(Bucket::Checkpoints), Self::Events, Self::Audit];
 
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Bucket(bucket) => bucket.stream(),
             Self::Events => "EVENTS",
             Self::Audit => "AUDIT",
         }
@@ -82,6 +108,18 @@ impl Draft {
             subject: subjects::subject::audit(action.action),
             headers: origin.headers(id),
             payload: subjects::json::encode(&record),
+        }
+    }
+
+    /// The value of a key.
+    pub(super) fn value(origin: &Origin, bucket: Bucket, key: &str, value: Vec<u8>) -> Self {
+        let id = origin.new_id();
+        Self {
+            id,
+            stream: Stream::Bucket(bucket),
+            subject: format!("$KV.{}.{key}", bucket.name()),
+            headers: origin.headers(id),
+            payload: value,
         }
     }
 

@@ -55,6 +55,16 @@ impl<K: Serialize + DeserializeOwned> Page<K> {
         self.after.as_ref()
     }
 
+    /// Items of the page at most.
+    pub fn size(&self) -> usize {
+        self.size as usize
+    }
+
+    /// The token of the page behind the item with this key, for a page that ends before it is full.
+    pub fn token_behind(&self, key: &K) -> String {
+        encode(&self.list, key)
+    }
+
     /// How many rows to read: one more than the page takes, which tells whether another page follows.
     pub fn limit(&self) -> i64 {
         i64::from(self.size) + 1

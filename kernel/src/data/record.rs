@@ -101,6 +101,7 @@ pub(super) fn build(origin: &Origin, id: Uuid, action: &AuditAction<'_>) -> Reco
         request_id: origin.request_id.clone(),
         trace_id: origin.trace.trace_id_hex(),
         details: Some(RawJson { text: action.details.clone() }),
+        ..Record::default()
     }
 }
 

@@ -5,11 +5,12 @@ use std::ops::{Deref, DerefMut};
 
 use sqlx::{PgConnection, Postgres};
 use subjects::audit::v1::Outcome;
+use subjects::subject::Token;
 use subjects::{Access, Endpoint, Event};
 use tracing::{Instrument as _, Span};
 
 use super::database::{Database, is_broken};
-use super::outbox::{self, Draft};
+use super::outbox::{self, Bucket, Draft};
 use super::record::{AuditAction, Origin};
 use crate::{Context, Error, Result, telemetry};
 
@@ -66,6 +67,15 @@ impl Transaction {
             return Err(misuse(format!("{:?} is not an action of {}", action.action, self.database.service())));
         }
         self.write(vec![Draft::record(&self.origin, &action)]).await
+    }
+
+    /// Puts JSON under a key of a bucket when the transaction commits, before the events of the same transaction. The key is
+    /// one word fit for a subject.
+    pub async fn put(&mut self, bucket: Bucket, key: &str, value: Vec<u8>) -> Result<()> {
+        if Token::parse(key).is_none() {
+            return Err(misuse(format!("{key:?} cannot be a key of {}", bucket.name())));
+        }
+        self.write(vec![Draft::value(&self.origin, bucket, key, value)]).await
     }
 
     async fn write(&mut self, drafts: Vec<Draft>) -> Result<()> {

@@ -32,6 +32,7 @@ static CONTRACT: ServiceContract = ServiceContract {
     calls: &["svc.auth.v1.get_jwks"],
     consumers: &[],
     watches: &[],
+    buckets: &[],
 };
 
 /// The service.

@@ -1,10 +1,9 @@
 //! A record as an acting service hands it over, made fit for keeping, and the entry that it becomes.
 
-use chrono::{DateTime, SubsecRound as _, Utc};
+use chrono::{DateTime, SecondsFormat, SubsecRound as _, Utc};
+use proof::{Hash, Personal};
 use serde_json::value::RawValue;
 use uuid::Uuid;
-
-use super::EntryHash;
 
 /// Longest text field that is kept, in characters; what goes beyond is cut, since a record is never refused for it.
 const TEXT_CHARACTERS_MAX: usize = 1_024;
@@ -89,15 +88,19 @@ pub struct Record {
     pub target_id: String,
     /// What came of it.
     pub outcome: Outcome,
-    /// As claimed by the client.
+    /// As claimed by the client. Personal, like the three that follow: empty once erased.
     pub ip_address: String,
     /// As claimed by the client.
     pub user_agent: String,
+    /// What the actor was called; empty where that is not known.
+    pub actor_name: String,
+    /// What the target was called; empty where that is not known.
+    pub target_name: String,
     /// Finds it in the logs.
     pub request_id: String,
     /// 32 hexadecimal digits, or empty.
     pub trace_id: String,
-    /// One JSON value, exactly as it was handed over.
+    /// One JSON value on one line, otherwise exactly as it was handed over.
     pub details: String,
 }
 
@@ -125,9 +128,9 @@ impl Record {
     /// Makes the record fit for keeping. Refuses only what could not be told apart from another record afterwards.
     pub fn keepable(self) -> Result<Self, Faulty> {
         let details = if self.details.is_empty() { "{}".to_owned() } else { self.details };
-        if serde_json::from_str::<&RawValue>(&details).is_err() {
-            return Err(Faulty::Details);
-        }
+        let details: &RawValue = serde_json::from_str(&details).map_err(|_| Faulty::Details)?;
+        // Between values a line's end means nothing, within them it cannot be; an entry is one line of an export.
+        let details = details.get().replace(['\r', '\n'], " ");
         Ok(Self {
             time: self.time.trunc_subsecs(6),
             actor_id: keepable_text(&self.actor_id),
@@ -136,6 +139,8 @@ impl Record {
             target_id: keepable_text(&self.target_id),
             ip_address: keepable_text(&self.ip_address),
             user_agent: keepable_text(&self.user_agent),
+            actor_name: keepable_text(&self.actor_name),
+            target_name: keepable_text(&self.target_name),
             request_id: keepable_text(&self.request_id),
             trace_id: keepable_text(&self.trace_id),
             details,
@@ -164,10 +169,77 @@ pub struct Entry {
     pub sequence: i64,
     /// What happened.
     pub record: Record,
+    /// What the digest of the personal fields was made with; none once they are erased.
+    pub salt: Option<Salt>,
+    /// Of the personal fields.
+    pub personal_digest: Hash,
     /// Of the entry before.
-    pub previous_hash: EntryHash,
-    /// Of this one; see [`super::Chain`].
-    pub hash: EntryHash,
+    pub previous_hash: Hash,
+    /// Of this one; see [`proof::entry`].
+    pub hash: Hash,
+}
+
+/// What keeps a digest from telling what it was made of: random for each entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Salt(pub [u8; 16]);
+
+impl std::fmt::Display for Salt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for Salt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Salt")
+    }
+}
+
+impl Record {
+    /// The digest of its personal fields.
+    pub fn personal_digest(&self, salt: Salt) -> Hash {
+        self.personal(&salt.to_string()).digest()
+    }
+
+    /// Its personal fields; `salt` in hexadecimal digits.
+    pub fn personal<'a>(&'a self, salt: &'a str) -> Personal<'a> {
+        Personal {
+            salt,
+            ip_address: &self.ip_address,
+            user_agent: &self.user_agent,
+            actor_name: &self.actor_name,
+            target_name: &self.target_name,
+        }
+    }
+}
+
+impl Entry {
+    /// In the words that are hashed.
+    pub fn to_proof(&self) -> proof::Entry<'_> {
+        let record = &self.record;
+        proof::Entry {
+            sequence: self.sequence,
+            id: record.id.as_hyphenated().to_string().into(),
+            time: hashed_time(record.time).into(),
+            actor_type: record.actor_type.as_str().into(),
+            actor_id: (&record.actor_id).into(),
+            action: (&record.action).into(),
+            target_type: (&record.target_type).into(),
+            target_id: (&record.target_id).into(),
+            outcome: record.outcome.as_str().into(),
+            request_id: (&record.request_id).into(),
+            trace_id: (&record.trace_id).into(),
+            details: (&record.details).into(),
+            personal_digest: self.personal_digest,
+            previous_hash: self.previous_hash,
+            hash: self.hash,
+        }
+    }
+}
+
+/// A time as it is hashed and signed: with six digits of a second.
+pub fn hashed_time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 #[cfg(test)]
@@ -186,6 +258,8 @@ pub(super) mod tests {
             outcome: Outcome::Success,
             ip_address: "192.0.2.1".to_owned(),
             user_agent: "curl/8".to_owned(),
+            actor_name: String::new(),
+            target_name: "Bob".to_owned(),
             request_id: "r-1".to_owned(),
             trace_id: "0af7651916cd43dd8448eb211c80319c".to_owned(),
             details: r#"{"roles":["auditor"]}"#.to_owned(),
@@ -209,6 +283,8 @@ pub(super) mod tests {
         let kept = Record { details: text.to_owned(), ..record() }.keepable().unwrap();
 
         assert_eq!(kept.details, text);
+        let lines = Record { details: " {\r\n\"a\": 1 }\n".to_owned(), ..record() }.keepable().unwrap();
+        assert_eq!(lines.details, r#"{  "a": 1 }"#, "but for the ends of lines");
         assert_eq!(Record { details: String::new(), ..record() }.keepable().unwrap().details, "{}");
         assert_eq!(Record { details: "{".to_owned(), ..record() }.keepable().unwrap_err(), Faulty::Details);
     }

@@ -28,13 +28,20 @@ pub enum ActionFilter {
 }
 
 impl ActionFilter {
-    /// A pattern for SQL's `LIKE` with the escape character `\`.
-    pub fn pattern(&self) -> String {
-        let (text, rest) = match self {
-            Self::Exactly(action) => (action, ""),
-            Self::Below(prefix) => (prefix, "%"),
-        };
-        text.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_") + rest
+    /// The one action.
+    pub fn exactly(&self) -> Option<&str> {
+        match self {
+            Self::Exactly(action) => Some(action),
+            Self::Below(_) => None,
+        }
+    }
+
+    /// A pattern for SQL's `LIKE` with the escape character `\`, for all that begin so.
+    pub fn pattern(&self) -> Option<String> {
+        match self {
+            Self::Exactly(_) => None,
+            Self::Below(prefix) => Some(prefix.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_") + "%"),
+        }
     }
 }
 
@@ -117,10 +124,12 @@ mod tests {
     #[test]
     fn action_is_exact_or_a_beginning() {
         assert_eq!(action("").unwrap(), None);
-        assert_eq!(action("identity.user.created").unwrap().unwrap().pattern(), "identity.user.created");
-        assert_eq!(action("auth.session.reuse_detected").unwrap().unwrap().pattern(), r"auth.session.reuse\_detected");
-        assert_eq!(action("identity.*").unwrap().unwrap().pattern(), "identity.%");
-        assert_eq!(action("*").unwrap().unwrap().pattern(), "%");
+        let one = action("auth.session.reuse_detected").unwrap().unwrap();
+        assert_eq!((one.exactly(), one.pattern()), (Some("auth.session.reuse_detected"), None));
+        let below = |given| action(given).unwrap().unwrap().pattern().unwrap();
+        assert_eq!(below("identity.*"), "identity.%");
+        assert_eq!(below("a_b.*"), r"a\_b.%");
+        assert_eq!(below("*"), "%");
         for wrong in ["ident*", "*.user.created", "identity.**", "identity.*.created", "**"] {
             assert_eq!(action(wrong).unwrap_err()[0].code, "invalid_action", "{wrong}");
         }

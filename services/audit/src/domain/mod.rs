@@ -3,7 +3,9 @@
 mod chain;
 mod entry;
 mod filter;
+mod signing_key;
 
-pub use chain::{Chain, EntryHash};
-pub use entry::{ActorType, Entry, Faulty, Outcome, Record};
+pub use chain::Chain;
+pub use entry::{ActorType, Entry, Faulty, Outcome, Record, Salt, hashed_time};
 pub use filter::{ActionFilter, Fault, Filter};
+pub use signing_key::{NotAKey, SigningKey};

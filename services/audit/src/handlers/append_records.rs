@@ -8,24 +8,41 @@ use kernel::{Error, Message, Result, Transaction};
 use subjects::audit::v1::{self as wire};
 use uuid::Uuid;
 
-use crate::Audit;
-use crate::domain::{ActorType, Faulty, Outcome, Record};
-use crate::storage;
+use crate::domain::{ActorType, Faulty, Outcome, Record, Salt};
+use crate::{Audit, signing, storage};
 
 /// What the subject of every record begins with; the rest is its action, whose first word is the acting service. Only that
 /// service may publish there, so who acted is taken from here and never from the body.
 const SUBJECT_PREFIX: &str = "audit.";
 
-/// All of a batch in one transaction, in the order of the stream, under the lock of the chain.
-pub(crate) async fn append_records(_audit: &Audit, tx: &mut Transaction, messages: &[Message]) -> Result<()> {
+/// Entries for which there is room at least before more segments are made.
+const ROOM_MIN: i64 = 100_000;
+
+/// All of a batch in one transaction, in the order of the stream, under the lock of the chain. The log is signed with it
+/// when enough has come since it was signed last.
+pub(crate) async fn append_records(audit: &Audit, tx: &mut Transaction, messages: &[Message]) -> Result<()> {
     let records = messages.iter().map(read).collect::<Result<Vec<_>>>()?;
 
-    let mut chain = storage::lock_chain(tx).await?;
+    let head = storage::lock_chain(tx).await?;
+    let room = i64::from(audit.settings.segment_entries / 2);
+    if head.room_until - head.chain.sequence < room.min(ROOM_MIN).max(records.len().try_into().unwrap_or(i64::MAX)) {
+        storage::make_segments(tx, audit.settings.segment_entries, room).await?;
+    }
+    if head.was_cut {
+        // Verification finds what is gone; what comes must not be kept waiting by what is left of it.
+        tracing::error!(sequence = head.chain.sequence, "Somebody has cut the end of the log off.");
+        storage::delete_personal_behind(tx, head.chain.sequence).await?;
+    }
     let ids: Vec<Uuid> = records.iter().map(|record| record.id).collect();
     let mut known: HashSet<Uuid> = storage::list_known_ids(tx, &ids).await?.into_iter().collect();
     let fresh = records.into_iter().filter(|record| known.insert(record.id));
-    let entries: Vec<_> = fresh.map(|record| chain.append(record)).collect();
+    let mut chain = head.chain;
+    let entries: Vec<_> = fresh.map(|record| chain.append(record, Salt(audit.random.bytes()))).collect();
     storage::insert_entries(tx, &entries).await?;
+    storage::insert_stretches(tx, head.chain.sequence, chain.sequence).await?;
+    if chain.sequence - head.signed >= i64::from(audit.settings.checkpoint_entries) {
+        signing::sign(audit, tx, chain).await?;
+    }
     Ok(())
 }
 
@@ -64,6 +81,8 @@ fn to_domain(subject: &str, body: wire::Record) -> Result<Record, Faulty> {
         outcome,
         ip_address: body.ip_address,
         user_agent: body.user_agent,
+        actor_name: body.actor_name,
+        target_name: body.target_name,
         request_id: body.request_id,
         trace_id: body.trace_id,
         details: body.details.unwrap_or_default().text,

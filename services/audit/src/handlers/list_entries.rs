@@ -5,24 +5,29 @@ use kernel::page::Page;
 use kernel::{Context, Result};
 use subjects::Timestamp;
 use subjects::audit::v1::{self as wire, ListEntriesReply, ListEntriesRequest};
-use subjects::free::v1::RawJson;
 
+use super::wire::{entry_to_wire, read_action};
 use crate::Audit;
-use crate::domain::{ActorType, Entry, Fault, Filter, Outcome};
+use crate::domain::{Fault, Filter, Outcome};
 use crate::error::AuditError;
 use crate::storage;
 
 pub(crate) async fn list_entries(audit: &Audit, cx: &Context, request: ListEntriesRequest) -> Result<ListEntriesReply> {
     let list = name_list(&request);
+    let details = subjects::json::encode(&request);
     let (page_size, page_token) = (request.page_size, request.page_token.clone());
     let filter = parse_filter(request).map_err(AuditError::Invalid)?;
     let page = Page::<i64>::parse(list, page_size, &page_token)?;
 
     let mut tx = audit.database.begin(cx).await?;
-    let entries = storage::list_entries(&mut tx, &filter, page.after().copied(), page.limit()).await?;
+    let read = storage::list_entries(&mut tx, &filter, page.after().copied(), page.limit()).await?;
+    tx.record(read_action("audit.entries.listed", "audit_log", "", details)).await?;
     tx.commit().await?;
-    let (entries, next_page_token) = page.cut(entries, |entry| entry.sequence);
-    Ok(ListEntriesReply { items: entries.into_iter().map(to_wire).collect(), next_page_token })
+
+    let cut_token = read.entries.last().filter(|_| read.is_cut).map(|last| page.token_behind(&last.sequence));
+    let (entries, next_page_token) = page.cut(read.entries, |entry| entry.sequence);
+    let next_page_token = cut_token.filter(|_| next_page_token.is_empty()).unwrap_or(next_page_token);
+    Ok(ListEntriesReply { items: entries.into_iter().map(entry_to_wire).collect(), next_page_token })
 }
 
 /// The list that a page token counts for: the request without its page.
@@ -56,39 +61,8 @@ fn parse_outcome(number: i32) -> Result<Option<Outcome>, Fault> {
     }
 }
 
-fn parse_time(pointer: &'static str, given: Option<Timestamp>) -> Result<Option<DateTime<Utc>>, Fault> {
+pub(super) fn parse_time(pointer: &'static str, given: Option<Timestamp>) -> Result<Option<DateTime<Utc>>, Fault> {
     let Some(given) = given else { return Ok(None) };
     let detail = "Give a time such as 2026-01-31T23:59:59Z.";
     given.try_into().map(Some).map_err(|_| Fault { pointer, code: "invalid_time", detail })
-}
-
-fn to_wire(entry: Entry) -> wire::Entry {
-    let record = entry.record;
-    let actor_type = match record.actor_type {
-        ActorType::User => wire::actor::Type::User,
-        ActorType::Service => wire::actor::Type::Service,
-        ActorType::ApiKey => wire::actor::Type::ApiKey,
-        ActorType::Anonymous => wire::actor::Type::Anonymous,
-    };
-    let outcome = match record.outcome {
-        Outcome::Success => wire::Outcome::Success,
-        Outcome::Denied => wire::Outcome::Denied,
-        Outcome::Failure => wire::Outcome::Failure,
-    };
-    wire::Entry {
-        id: record.id.to_string(),
-        sequence: entry.sequence.to_string(),
-        time: Some(record.time.into()),
-        actor: Some(wire::Actor { r#type: actor_type.into(), id: record.actor_id }),
-        action: record.action,
-        target: Some(wire::Target { r#type: record.target_type, id: record.target_id }),
-        outcome: outcome.into(),
-        ip_address: record.ip_address,
-        user_agent: record.user_agent,
-        request_id: record.request_id,
-        trace_id: record.trace_id,
-        details: Some(RawJson { text: record.details }),
-        previous_hash: entry.previous_hash.to_string(),
-        hash: entry.hash.to_string(),
-    }
 }
