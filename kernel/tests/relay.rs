@@ -9,7 +9,7 @@ use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::message::StreamMessage;
 use futures::StreamExt as _;
 use futures::future::join_all;
-use kernel::data::measures::RelayMeasures;
+use kernel::data::measures::{ByStream, RelayMeasures};
 use kernel::data::relay::Relay;
 use kernel::{Clock, Context, Database, Random, settings};
 use serde_json::{Value, json};
@@ -74,6 +74,24 @@ async fn all_sent(database: &Database) {
         assert!(Instant::now() < deadline, "{} rows are still unsent", unsent(database).await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits until a stream holds so many messages.
+async fn stored(nats: &Nats, stream: &str, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let stored = nats.messages(stream).await.len();
+        if stored >= count {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{stored} of {count} messages in {stream}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// How many messages an instance sent again because they had been lost.
+fn republished(instance: &Instance, stream: &'static str) -> u64 {
+    instance.measures.republished.get_or_create(&ByStream { stream }).get()
 }
 
 fn users(messages: &[StreamMessage]) -> Vec<String> {
@@ -214,7 +232,7 @@ async fn batch_that_holds_a_stored_message_is_sent_one_by_one_and_the_surprise_i
     assert_eq!((users[0].as_str(), users[1].as_str(), users[19].as_str()), ("forged", "0", "19"));
     let counted =
         |family: &prometheus_client::metrics::family::Family<_, prometheus_client::metrics::counter::Counter>,
-         stream| { family.get_or_create(&kernel::data::measures::ByStream { stream }).get() };
+         stream| { family.get_or_create(&ByStream { stream }).get() };
     assert_eq!(counted(&instance.measures.suspicious_duplicates, "EVENTS"), 1);
     assert_eq!(counted(&instance.measures.published, "EVENTS"), 19);
     assert_eq!(counted(&instance.measures.published, "AUDIT"), 20);
@@ -241,11 +259,7 @@ async fn two_instances_share_the_outbox_without_doubling_or_reordering() {
     assert_eq!(users.len(), 500);
     assert!(users[..300].is_sorted(), "{users:?}");
     for instance in instances {
-        let counted = instance
-            .measures
-            .suspicious_duplicates
-            .get_or_create(&kernel::data::measures::ByStream { stream: "EVENTS" })
-            .get();
+        let counted = instance.measures.suspicious_duplicates.get_or_create(&ByStream { stream: "EVENTS" }).get();
         assert_eq!(counted, 0);
         instance.stop().await;
     }
@@ -353,25 +367,141 @@ async fn lock_of_a_killed_holder_is_free_at_once() {
 }
 
 #[tokio::test]
-async fn stream_made_anew_shows_on_the_rows_sent_after() {
+async fn what_was_in_a_stream_that_was_made_anew_is_sent_again() {
     let (server, nats) = (shared().migrated_database().await, Nats::start().await);
     let instance = Instance::start(&server, &nats).await;
     register(&instance.database, "before").await.unwrap();
     register(&instance.database, "before").await.unwrap();
     all_sent(&instance.database).await;
 
+    // Behind the back of a connection that stays.
     nats.wipe("EVENTS").await;
     register(&instance.database, "after").await.unwrap();
+    stored(&nats, "EVENTS", 3).await;
     all_sent(&instance.database).await;
 
-    let made: Vec<(i64, bool)> = sqlx::query_as(
-        "SELECT ack_sequence, ack_stream_created > lag(ack_stream_created) OVER (ORDER BY id) FROM outbox WHERE stream = 'EVENTS' ORDER BY id OFFSET 1",
+    assert_eq!(users(&nats.messages("EVENTS").await), ["after", "before", "before"]);
+    assert_eq!(nats.messages("AUDIT").await.len(), 3);
+    let noted: Vec<(i64, bool)> = sqlx::query_as(
+        "SELECT ack_sequence, ack_stream_created = max(ack_stream_created) OVER () FROM outbox WHERE stream = 'EVENTS' ORDER BY id",
     )
     .fetch_all(instance.database.pool())
     .await
     .unwrap();
-    assert_eq!(made, [(2, false), (1, true)]);
+    assert_eq!(noted, [(2, true), (3, true), (1, true)]);
+    assert_eq!(republished(&instance, "EVENTS"), 2);
     instance.stop().await;
+}
+
+#[tokio::test]
+async fn store_wiped_while_running_is_filled_again_in_order() {
+    let (server, mut nats) = (shared().migrated_database().await, Nats::start().await);
+    let instance = Instance::start(&server, &nats).await;
+    for number in 0..40 {
+        register(&instance.database, format!("{number:03}")).await.unwrap();
+    }
+    all_sent(&instance.database).await;
+
+    let load = async {
+        for number in 40..80 {
+            register(&instance.database, format!("{number:03}")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::join!(load, nats.wipe_store());
+    for stream in ["EVENTS", "AUDIT"] {
+        stored(&nats, stream, 80).await;
+    }
+    all_sent(&instance.database).await;
+
+    let events = nats.messages("EVENTS").await;
+    assert!(users(&events).is_sorted(), "{:?}", users(&events));
+    for stream in ["EVENTS", "AUDIT"] {
+        let messages = nats.messages(stream).await;
+        assert_eq!((messages.len(), ids(&messages).len()), (80, 80), "{stream}");
+        assert!((40..=80).contains(&republished(&instance, stream)), "{}", republished(&instance, stream));
+    }
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_older_copy_of_the_store_lacks_is_sent_again() {
+    let (server, mut nats) = (shared().migrated_database().await, Nats::start().await);
+    let instance = Instance::start(&server, &nats).await;
+    for number in 0..20 {
+        register(&instance.database, format!("{number:03}")).await.unwrap();
+    }
+    all_sent(&instance.database).await;
+    nats.copy_store();
+    for number in 20..45 {
+        register(&instance.database, format!("{number:03}")).await.unwrap();
+    }
+    all_sent(&instance.database).await;
+    assert_eq!(nats.messages("EVENTS").await.len(), 45);
+
+    nats.replace_store_by_copy();
+    for stream in ["EVENTS", "AUDIT"] {
+        stored(&nats, stream, 45).await;
+    }
+    register(&instance.database, "045").await.unwrap();
+    all_sent(&instance.database).await;
+
+    let events = nats.messages("EVENTS").await;
+    assert_eq!((events.len(), ids(&events).len()), (46, 46));
+    assert!(users(&events).is_sorted(), "{:?}", users(&events));
+    assert_eq!([republished(&instance, "EVENTS"), republished(&instance, "AUDIT")], [25, 25]);
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn loss_is_seen_although_others_have_filled_the_places_again() {
+    let (server, mut nats) = (shared().migrated_database().await, Nats::start().await);
+    let first = Instance::start(&server, &nats).await;
+    for number in 0..3 {
+        register(&first.database, format!("{number:03}")).await.unwrap();
+    }
+    all_sent(&first.database).await;
+    nats.copy_store();
+    for number in 3..8 {
+        register(&first.database, format!("{number:03}")).await.unwrap();
+    }
+    all_sent(&first.database).await;
+    first.stop().await;
+
+    nats.replace_store_by_copy();
+    let other = async_nats::jetstream::new(nats.client("auth").await);
+    stored(&nats, "AUDIT", 3).await;
+    for _ in 0..20 {
+        other.publish("audit.auth.session.created", "{}".into()).await.unwrap().await.unwrap();
+    }
+    let second = Instance::start(&server, &nats).await;
+    stored(&nats, "AUDIT", 28).await;
+    all_sent(&second.database).await;
+
+    let messages = nats.messages("AUDIT").await;
+    let own: Vec<_> = messages.into_iter().filter(|message| message.subject.starts_with("audit.identity.")).collect();
+    assert_eq!((own.len(), ids(&own).len()), (8, 8));
+    assert_eq!([republished(&second, "EVENTS"), republished(&second, "AUDIT")], [5, 5]);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn message_that_was_taken_for_lost_and_is_there_is_not_stored_again() {
+    let (server, nats) = (shared().migrated_database().await, Nats::start().await);
+    let first = Instance::start(&server, &nats).await;
+    for user in 0..20 {
+        register(&first.database, user.to_string()).await.unwrap();
+    }
+    all_sent(&first.database).await;
+    first.stop().await;
+    server.run_as_owner("identity", "UPDATE identity.outbox SET acked_at = NULL, ack_stream = NULL, ack_stream_created = NULL, ack_sequence = NULL, lost_at = now() WHERE id > 10").await;
+
+    let second = Instance::start(&server, &nats).await;
+    all_sent(&second.database).await;
+
+    assert_eq!(nats.messages("EVENTS").await.len(), 20);
+    assert_eq!(republished(&second, "EVENTS"), 0);
+    second.stop().await;
 }
 
 #[tokio::test]

@@ -49,6 +49,9 @@ fn of_service(service: &ServiceContract) -> Permissions {
         publish.insert(format!("audit.{name}.>"));
         publish.insert(crate::subject::beat(name));
         publish.extend(["AUDIT", "EVENTS"].map(|stream| format!("$JS.API.STREAM.INFO.{stream}")));
+        // Its relay asks whether its own last messages are still there.
+        publish.insert(format!("$JS.API.DIRECT.GET.AUDIT.audit.{name}.>"));
+        publish.insert(format!("$JS.API.DIRECT.GET.EVENTS.evt.{name}.>"));
     }
     for consumer in service.consumers {
         let (stream, durable) = (consumer.stream, consumer.durable);
@@ -140,7 +143,7 @@ mod tests {
         for user in users().into_iter().filter(|&user| user != PROVISION) {
             for subject in permissions(user).unwrap().publish.iter().filter(|s| s.starts_with("$JS.API.")) {
                 assert!(
-                    [".INFO", ".LIST", ".NAMES", ".MSG.NEXT"].iter().any(|verb| subject.contains(verb)),
+                    [".INFO", ".LIST", ".NAMES", ".MSG.NEXT", ".DIRECT.GET."].iter().any(|verb| subject.contains(verb)),
                     "{user}: {subject}"
                 );
             }

@@ -15,7 +15,7 @@ const FOREIGN_PUBLISH: &[&str] = &[
     "$JS.API.STREAM.SNAPSHOT.AUDIT",
     "$JS.API.STREAM.RESTORE.EVIL",
     "$JS.API.DIRECT.GET.AUDIT",
-    "$JS.API.DIRECT.GET.EVENTS.evt.identity.user.registered",
+    "$JS.API.DIRECT.GET.EVENTS.evt.jobs.job.cancelled",
     "$JS.API.CONSUMER.CREATE.AUDIT",
     "$JS.API.CONSUMER.CREATE.AUDIT.evil",
     "$JS.API.CONSUMER.DURABLE.CREATE.AUDIT.evil",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -55,6 +55,33 @@ impl Nats {
         let mut process = self.process.take().expect("it runs");
         process.kill().expect("it can be killed");
         process.wait().expect("it can be waited for");
+    }
+
+    /// Kills it, deletes what it stored, starts it again and makes the streams anew.
+    pub async fn wipe_store(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.store()).expect("the store can be deleted");
+        self.resume();
+        self.make_streams().await;
+    }
+
+    /// Kills it, keeps a copy of what it stored, and starts it again.
+    pub fn copy_store(&mut self) {
+        self.kill();
+        copy_folder(&self.store(), &self.folder.join("copy"));
+        self.resume();
+    }
+
+    /// Kills it, puts the copy in the place of what it stored, and starts it again.
+    pub fn replace_store_by_copy(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.store()).expect("the store can be deleted");
+        copy_folder(&self.folder.join("copy"), &self.store());
+        self.resume();
+    }
+
+    fn store(&self) -> PathBuf {
+        self.folder.join("store")
     }
 
     /// Stops it without its noticing, or lets it go on.
@@ -175,6 +202,11 @@ impl Drop for Nats {
             self.kill();
         }
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
+    assert!(status.success(), "{} can be copied", from.display());
 }
 
 fn stream_configurations() -> Vec<Value> {

@@ -1,15 +1,17 @@
-//! One round of the relay: the first unsent messages of each stream are sent and what the broker says of them is noted.
+//! One round of the relay: each stream is asked what it holds where that is due, its first unsent messages are sent, and
+//! what the broker says of them is noted.
 //!
 //! Streams are independent: one that is full does not keep the other's messages. Within a stream nothing is sent before
 //! what stands in front of it has been acknowledged or is part of the same atomic batch.
 
+use bytes::Bytes;
 use tracing::Span;
 
 use super::super::measures::{ByStream, RelayMeasures};
 use super::super::outbox::Stream;
+use super::super::publisher::{Ack, Outgoing, PublishError, Publisher};
 use super::ledger::{Acknowledged, Ledger, ROUND_MESSAGES_MAX, Unsent};
-use super::publisher::{Ack, PublishError, Publisher};
-use super::{RelayError, step};
+use super::{RelayError, step, survey};
 use crate::TraceContext;
 use crate::telemetry::{self, Kind};
 
@@ -47,9 +49,16 @@ pub(super) async fn run(
     if !step(ledger.lock()).await? {
         return Ok(Outcome { more: false, stuck: None });
     }
-    let mut unsent = step(ledger.unsent()).await?;
     let (mut more, mut stuck) = (false, None);
+    let mut asked = Vec::with_capacity(Stream::ALL.len());
     for stream in Stream::ALL {
+        match survey::run(ledger, publisher, stream.name()).await? {
+            Ok(()) => asked.push(stream),
+            Err(error) => stuck = stuck.or_else(|| Some(format!("{}: {error}", stream.name()))),
+        }
+    }
+    let mut unsent = step(ledger.unsent()).await?;
+    for stream in asked {
         let messages: Vec<Unsent> = unsent.extract_if(.., |message| message.stream == stream.name()).collect();
         if messages.is_empty() {
             continue;
@@ -73,8 +82,10 @@ async fn relay(
     messages: &[Unsent],
 ) -> Result<Option<PublishError>, RelayError> {
     // Known beforehand, so that what is stored can also be noted.
-    if let Err(error) = publisher.stream_created(stream).await {
-        return Ok(Some(error));
+    match publisher.stream_created(stream).await {
+        Ok(created) if publisher.is_surveyed(stream, created) => {}
+        Ok(_) => return Ok(Some(PublishError::NotSent("the stream was made anew".to_owned()))),
+        Err(error) => return Ok(Some(error)),
     }
     // Held until what became of them is noted: that is how long it took.
     let _spans: Vec<_> = messages.iter().map(publish_span).collect();
@@ -112,9 +123,12 @@ fn publish_span(message: &Unsent) -> Span {
 async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'static str, messages: &[Unsent]) -> Sent {
     let fresh = messages.iter().all(|message| !message.attempted);
     if fresh && messages.len() >= BATCH_MESSAGES_MIN {
-        match publisher.publish_batch(stream, messages).await {
+        let outgoing: Vec<Outgoing<'_>> = messages.iter().map(outgoing).collect();
+        match publisher.publish_batch(stream, &outgoing).await {
             Ok(ack) => {
+                let lost = messages.iter().filter(|message| message.lost).count() as u64;
                 measures.published.get_or_create(&ByStream { stream }).inc_by(messages.len() as u64);
+                measures.republished.get_or_create(&ByStream { stream }).inc_by(lost);
                 return Sent { places: places(&ack, messages), ..Sent::default() };
             }
             // Refused as a batch only; each message by itself may still be taken.
@@ -130,7 +144,7 @@ async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'sta
     }
     let mut sent = Sent::default();
     for message in messages {
-        match publisher.publish(stream, message).await {
+        match publish(publisher, stream, message).await {
             Ok(ack) => {
                 count(measures, stream, message, &ack);
                 sent.places.push((message.id, ack.sequence));
@@ -145,6 +159,22 @@ async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'sta
         }
     }
     sent
+}
+
+/// Publishes one message. One that the stream lost may meet a memory of ids that outlived it; then it is not stored until
+/// the broker has forgotten its id, two minutes after the first time.
+async fn publish(publisher: &mut Publisher, stream: &'static str, message: &Unsent) -> Result<Ack, PublishError> {
+    let ack = publisher.publish(stream, &outgoing(message)).await?;
+    // Nothing on this subject was sent since the stream was asked what it holds: what is behind its last place is not there.
+    if message.lost && ack.duplicate && publisher.last_place(stream, &message.subject).await? < Some(ack.sequence) {
+        return Err(PublishError::NotSent("the stream remembers the id of a message that it lost".to_owned()));
+    }
+    Ok(ack)
+}
+
+fn outgoing(message: &Unsent) -> Outgoing<'_> {
+    let payload = Bytes::copy_from_slice(&message.payload);
+    Outgoing { subject: &message.subject, headers: &message.headers, payload }
 }
 
 /// A batch's messages lie one behind the other, the last one at the place of the acknowledgement.
@@ -162,7 +192,8 @@ fn places(ack: &Ack, messages: &[Unsent]) -> Vec<(i64, u64)> {
 fn count(measures: &RelayMeasures, stream: &'static str, message: &Unsent, ack: &Ack) {
     if !ack.duplicate {
         measures.published.get_or_create(&ByStream { stream }).inc();
-    } else if message.attempted {
+        measures.republished.get_or_create(&ByStream { stream }).inc_by(message.lost.into());
+    } else if message.attempted || message.lost {
         measures.duplicates.get_or_create(&ByStream { stream }).inc();
     } else {
         measures.suspicious_duplicates.get_or_create(&ByStream { stream }).inc();
@@ -198,6 +229,7 @@ mod tests {
             headers: Json(BTreeMap::new()),
             payload: Vec::new(),
             attempted: false,
+            lost: false,
         };
         let ack: Ack = serde_json::from_str(r#"{"stream":"EVENTS","seq":12,"batch":"b","count":3}"#).unwrap();
 
