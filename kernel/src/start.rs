@@ -274,6 +274,8 @@ async fn try_database(process: &Process, url: &Secret, service: &'static str) ->
     }
     let database = Database::connect(url, service, &process.instance, &process.database).await?;
     migrations::check(database.pool(), service).await.map_err(refused)?;
+    let unprepared = |error| StartError::new("the outbox cannot be prepared").with_source(error);
+    database.prepare_outbox().await.map_err(unprepared)?;
     Ok(database)
 }
 

@@ -505,6 +505,80 @@ async fn message_that_was_taken_for_lost_and_is_there_is_not_stored_again() {
 }
 
 #[tokio::test]
+async fn days_of_the_outbox_are_made_ahead_and_dropped_when_all_in_them_was_acknowledged_a_day_ago() {
+    let server = shared().migrated_database().await;
+    let database = open(&server).await;
+    let old = |day: &str, acked: &str| {
+        format!(
+            "CREATE TABLE identity.outbox_{day} PARTITION OF identity.outbox FOR VALUES FROM (to_date('{day}', 'YYYYMMDD')) TO (to_date('{day}', 'YYYYMMDD') + 1);
+             INSERT INTO identity.outbox (event_id, stream, subject, headers, payload, created_at, acked_at, ack_stream, ack_stream_created, ack_sequence)
+             SELECT gen_random_uuid(), 'EVENTS', 'evt.identity.user.registered', '{{}}', '', to_date('{day}', 'YYYYMMDD') + interval '1 hour', {acked};"
+        )
+    };
+    let acknowledged = "to_date('20200102', 'YYYYMMDD'), 'EVENTS', now(), 1";
+    server.run_as_owner("identity", &old("20200101", acknowledged)).await;
+    server.run_as_owner("identity", &old("20200102", "NULL, NULL, NULL, NULL")).await;
+    server.run_as_owner("identity", &old("20200103", acknowledged)).await;
+    server.run_as_owner("identity", "INSERT INTO identity.outbox_late VALUES ('2020-01-03', now())").await;
+    register(&database, "today").await.unwrap();
+
+    let keep = || async {
+        sqlx::query("SELECT outbox_keep_partitions()").execute(database.pool()).await.unwrap();
+        let partitions: Vec<(String,)> = server
+            .rows_as_owner("identity", "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'identity.outbox'::regclass ORDER BY 1")
+            .await;
+        partitions.into_iter().map(|(name,)| name.trim_start_matches("identity.").to_owned()).collect::<Vec<_>>()
+    };
+    let kept = keep().await;
+    assert!(!kept.contains(&"outbox_20200101".to_owned()), "{kept:?}");
+    assert!(kept.contains(&"outbox_20200102".to_owned()), "something in it is unsent: {kept:?}");
+    assert!(kept.contains(&"outbox_20200103".to_owned()), "something in it was acknowledged just now: {kept:?}");
+    assert_eq!(kept.len(), 2 + 3 + 1, "today, two days and the rest: {kept:?}");
+    let strays: Vec<(i64,)> = server.rows_as_owner("identity", "SELECT count(*) FROM identity.outbox_rest").await;
+    assert_eq!(strays, [(0,)], "what is committed now has its partition");
+
+    // Relayed late, the day is kept for another one, and then goes.
+    let nats = Nats::start().await;
+    let instance = Instance::start(&server, &nats).await;
+    all_sent(&instance.database).await;
+    instance.stop().await;
+    assert!(keep().await.contains(&"outbox_20200102".to_owned()));
+    server.run_as_owner("identity", "UPDATE identity.outbox_late SET acked_at = now() - interval '25 hours'").await;
+    assert_eq!(keep().await.len(), 3 + 1);
+    let users = users(&nats.messages("EVENTS").await[1..]);
+    assert_eq!(users, ["today"]);
+}
+
+#[tokio::test]
+async fn service_cannot_remove_what_is_in_its_outbox() {
+    let server = shared().migrated_database().await;
+    let database = open(&server).await;
+    register(&database, "kept").await.unwrap();
+
+    for forbidden in ["DELETE FROM outbox", "TRUNCATE outbox", "DELETE FROM outbox_rest"] {
+        let refused = sqlx::raw_sql(forbidden).execute(database.pool()).await.unwrap_err();
+        assert!(refused.to_string().contains("permission denied"), "{forbidden}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn what_finds_no_partition_is_committed_and_sent_all_the_same() {
+    let (server, nats) = (shared().migrated_database().await, Nats::start().await);
+    server.run_as_owner("identity", "DO $$ DECLARE day text; BEGIN FOR day IN SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'identity.outbox'::regclass AND inhrelid <> 'identity.outbox_rest'::regclass LOOP EXECUTE 'DROP TABLE ' || day; END LOOP; END $$").await;
+    let database = open(&server).await;
+    register(&database, "stray").await.unwrap();
+
+    let instance = Instance::start(&server, &nats).await;
+    all_sent(&instance.database).await;
+    sqlx::query("SELECT outbox_keep_partitions()").execute(database.pool()).await.unwrap();
+    register(&database, "again").await.unwrap();
+    all_sent(&instance.database).await;
+
+    assert_eq!(users(&nats.messages("EVENTS").await), ["stray", "again"]);
+    instance.stop().await;
+}
+
+#[tokio::test]
 async fn heartbeat_tells_the_age_of_the_oldest_unsent_message() {
     let (server, nats) = (shared().migrated_database().await, Nats::start().await);
     nats.configure("EVENTS", json!({ "max_bytes": 1 })).await;

@@ -1,7 +1,7 @@
 //! Publishing to JetStream with acknowledgement, singly or in atomic batches (ADR-50), over one subscription for all
 //! replies: the client's own request keeps an entry for ever for each reply that never comes. Also asks what a stream holds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -103,7 +103,8 @@ struct StreamInfoState {
 #[derive(Debug)]
 pub(super) struct Outgoing<'a> {
     pub(super) subject: &'a str,
-    pub(super) headers: &'a BTreeMap<String, String>,
+    /// Without those that are the publisher's own.
+    pub(super) headers: HeaderMap,
     pub(super) payload: Bytes,
 }
 
@@ -341,16 +342,13 @@ fn no_stream() -> PublishError {
 }
 
 fn headers(stream: &str, message: &Outgoing<'_>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in message.headers {
-        append(&mut headers, name, value);
-    }
+    let mut headers = message.headers.clone();
     append(&mut headers, "Nats-Expected-Stream", stream);
     headers
 }
 
-/// A header that cannot be sent is left out: it must not keep its message and all behind it.
-fn append(headers: &mut HeaderMap, name: &str, value: &str) {
+/// Adds a header. One that cannot be sent is left out: it must not keep its message and all behind it.
+pub(super) fn append(headers: &mut HeaderMap, name: &str, value: &str) {
     if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
         headers.append(name, value);
     } else {

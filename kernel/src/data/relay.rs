@@ -4,7 +4,7 @@
 //! loses. Whoever commits wakes its own relay, which waits for the lock and then sends whatever is there; a look each
 //! second covers what nobody was woken for. Rows are found by "not acknowledged", never by a cursor, since a lower number
 //! may be committed later. A broker that is away or full makes the outbox wait; nothing is dropped. Rows are kept for a day
-//! after their acknowledgement: what the broker turns out to have lost is sent again.
+//! after their acknowledgement, in partitions of a day: what the broker turns out to have lost is sent again.
 
 mod ledger;
 mod round;

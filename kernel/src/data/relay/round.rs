@@ -4,13 +4,14 @@
 //! Streams are independent: one that is full does not keep the other's messages. Within a stream nothing is sent before
 //! what stands in front of it has been acknowledged or is part of the same atomic batch.
 
+use async_nats::HeaderMap;
 use bytes::Bytes;
 use tracing::Span;
 
 use super::super::measures::{ByStream, RelayMeasures};
 use super::super::outbox::Stream;
-use super::super::publisher::{Ack, Outgoing, PublishError, Publisher};
-use super::ledger::{Acknowledged, Ledger, ROUND_MESSAGES_MAX, Unsent};
+use super::super::publisher::{Ack, Outgoing, PublishError, Publisher, append};
+use super::ledger::{Acknowledged, Ledger, Place, ROUND_MESSAGES_MAX, Unsent};
 use super::{RelayError, step, survey};
 use crate::TraceContext;
 use crate::telemetry::{self, Kind};
@@ -31,8 +32,7 @@ pub(super) struct Outcome {
 /// What became of one stream's messages.
 #[derive(Debug, Default)]
 struct Sent {
-    /// Row and place.
-    places: Vec<(i64, u64)>,
+    places: Vec<Place>,
     /// Rows whose outcome is unknown.
     unknown: Vec<i64>,
     stuck: Option<PublishError>,
@@ -97,7 +97,7 @@ async fn relay(
                 step(ledger.acknowledge(&acknowledged)).await?;
             }
             Err(error) => {
-                sent.unknown.extend(sent.places.iter().map(|(id, _)| id));
+                sent.unknown.extend(sent.places.iter().map(|place| place.id));
                 sent.stuck = sent.stuck.or(Some(error));
             }
         }
@@ -147,7 +147,7 @@ async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'sta
         match publish(publisher, stream, message).await {
             Ok(ack) => {
                 count(measures, stream, message, &ack);
-                sent.places.push((message.id, ack.sequence));
+                sent.places.push(place(message, ack.sequence));
             }
             Err(error) => {
                 if error == PublishError::Unknown {
@@ -173,18 +173,25 @@ async fn publish(publisher: &mut Publisher, stream: &'static str, message: &Unse
 }
 
 fn outgoing(message: &Unsent) -> Outgoing<'_> {
-    let payload = Bytes::copy_from_slice(&message.payload);
-    Outgoing { subject: &message.subject, headers: &message.headers, payload }
+    let mut headers = HeaderMap::new();
+    for (name, value) in &*message.headers {
+        append(&mut headers, name, value);
+    }
+    Outgoing { subject: &message.subject, headers, payload: Bytes::copy_from_slice(&message.payload) }
 }
 
 /// A batch's messages lie one behind the other, the last one at the place of the acknowledgement.
-fn places(ack: &Ack, messages: &[Unsent]) -> Vec<(i64, u64)> {
+fn places(ack: &Ack, messages: &[Unsent]) -> Vec<Place> {
     let before_last = (0..messages.len() as u64).rev();
     messages
         .iter()
         .zip(before_last)
-        .map(|(message, before)| (message.id, ack.sequence.saturating_sub(before)))
+        .map(|(message, before)| place(message, ack.sequence.saturating_sub(before)))
         .collect()
+}
+
+fn place(message: &Unsent, sequence: u64) -> Place {
+    Place { id: message.id, created_at: message.created_at, sequence }
 }
 
 /// "Duplicate" to a message that was never sent before means that somebody else stored something under its id, or that a
@@ -214,6 +221,7 @@ fn is_of_stream(code: u64) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
+    use chrono::DateTime;
     use sqlx::types::Json;
     use uuid::Uuid;
 
@@ -223,6 +231,7 @@ mod tests {
     fn places_of_a_batch_count_back_from_its_last_message() {
         let message = |id| Unsent {
             id,
+            created_at: DateTime::UNIX_EPOCH,
             event_id: Uuid::nil(),
             stream: "EVENTS".into(),
             subject: "evt.identity.user.registered".into(),
@@ -233,6 +242,8 @@ mod tests {
         };
         let ack: Ack = serde_json::from_str(r#"{"stream":"EVENTS","seq":12,"batch":"b","count":3}"#).unwrap();
 
-        assert_eq!(places(&ack, &[message(3), message(5), message(9)]), [(3, 10), (5, 11), (9, 12)]);
+        let places = places(&ack, &[message(3), message(5), message(9)]);
+        let places: Vec<_> = places.iter().map(|place| (place.id, place.sequence)).collect();
+        assert_eq!(places, [(3, 10), (5, 11), (9, 12)]);
     }
 }
