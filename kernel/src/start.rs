@@ -109,6 +109,7 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
     let tokens = TokenVerifier::new(&process.tokens, Arc::new(keys), clock.clone(), &metrics);
     let drain_timeout = process.drain_timeout();
     let limits = process.endpoints.clone();
+    let patience = process.consumers.clone();
     let built = S::build(Parts {
         settings,
         process,
@@ -139,6 +140,7 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
         client: connection.client().clone(),
         clock: clock.clone(),
         random: random.clone(),
+        settings: patience,
         measures: ConsumerMeasures::registered(&metrics),
     };
     consumers.start(&built, &consuming, &life)?;

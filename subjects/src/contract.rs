@@ -140,7 +140,7 @@ pub struct ServiceContract {
 pub struct ConsumerContract {
     /// The stream's name.
     pub stream: &'static str,
-    /// The durable's name within the stream.
+    /// The durable's name; no other consumer of any stream has it.
     pub durable: &'static str,
     /// Subjects it takes.
     pub filters: &'static [&'static str],

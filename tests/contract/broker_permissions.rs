@@ -28,6 +28,9 @@ const FOREIGN_PUBLISH: &[&str] = &[
     "evt.jobs.job.dead_lettered",
     "audit.jobs.evil",
     "audit.evil",
+    "dlq.evt.evil.identity.user.registered",
+    "replay.evt.evil",
+    "replayed.evt.evil.1",
     "svc.auth.v1.nothing",
     "svc.identity.v1.nothing",
     "svc.evil",
@@ -53,6 +56,10 @@ const FOREIGN_SUBSCRIBE: &[(&str, Option<&str>)] = &[
     ("$SRV.>", None),
     ("evt.>", None),
     ("audit.>", None),
+    ("dlq.>", None),
+    ("replay.>", None),
+    ("replay.evt.audit", None),
+    ("replay.evt.audit", Some("evil")),
 ];
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod audit_logging;
 mod bad_input;
 mod command_up;
+mod dead_letters;
 mod events;
 mod forged_tokens;
 mod instances;

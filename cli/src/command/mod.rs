@@ -3,6 +3,7 @@
 mod api;
 mod audit;
 mod doctor;
+mod events;
 mod migrate;
 mod nats;
 mod options;
@@ -60,6 +61,9 @@ enum Operation {
     /// The audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Events between the services
+    #[command(subcommand)]
+    Events(events::Command),
     /// Look for what is wrong with a running platform
     ///
     /// Checks versions, the JetStream sync mode, streams and consumers against what is declared, schemas against the migrations,
@@ -102,6 +106,7 @@ fn execute(operation: Operation) -> Result<ExitCode> {
             Operation::Openapi => output::print(subjects::openapi::document().trim_end()).map(|()| done),
             Operation::Token(on) => token::run(&on.data).await.map(|()| done),
             Operation::Audit(command) => audit::run(command).await.map(|()| done),
+            Operation::Events(command) => events::run(command).await.map(|()| done),
             Operation::Doctor(arguments) => doctor::run(&arguments).await,
         }
     });

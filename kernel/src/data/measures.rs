@@ -73,7 +73,7 @@ impl RelayMeasures {
 pub struct ByOutcome {
     /// The durable's name.
     pub consumer: &'static str,
-    /// `handled`, `known` (its effect was committed before), `failed` or `poison`.
+    /// `handled`, `known` (its effect was committed before), `failed`, `dead_lettered` or `replayed`.
     pub outcome: &'static str,
 }
 

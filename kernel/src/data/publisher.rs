@@ -201,6 +201,19 @@ impl Publisher {
         Ok(StreamState { created, last: info.state.last_seq })
     }
 
+    /// The message at a place; none where the stream has none there.
+    pub(super) async fn message_at(&mut self, stream: &str, sequence: u64) -> Result<Option<Message>, PublishError> {
+        let body = format!("{{\"seq\":{sequence}}}");
+        let token = self.send(format!("$JS.API.DIRECT.GET.{stream}"), HeaderMap::new(), body.into()).await?;
+        let answer = self.answer(&[token]).await?;
+        match answer.status {
+            None => Ok(Some(answer)),
+            Some(StatusCode::NOT_FOUND) => Ok(None),
+            Some(StatusCode::NO_RESPONDERS) => Err(no_stream()),
+            Some(_) => Err(PublishError::Unknown),
+        }
+    }
+
     /// The place of the last message on a subject; none where the stream has none.
     pub(super) async fn last_place(&mut self, stream: &str, subject: &str) -> Result<Option<u64>, PublishError> {
         let request = format!("$JS.API.DIRECT.GET.{stream}.{subject}");

@@ -134,6 +134,18 @@ impl Nats {
         self.administer(&format!("$JS.API.STREAM.UPDATE.{stream}"), &configuration).await;
     }
 
+    /// Changes fields of a consumer's configuration.
+    pub async fn configure_consumer(&self, stream: &str, durable: &str, changes: Value) {
+        let mut declared = stream_configurations().remove(stream_position(stream))["consumers"].take();
+        let consumers = declared.as_array_mut().expect("consumers are a list");
+        let consumer = consumers.iter_mut().find(|consumer| consumer["durable_name"] == durable);
+        let mut consumer = consumer.expect("the consumer is declared").take();
+        let changes = changes.as_object().expect("fields are an object").clone();
+        consumer.as_object_mut().expect("a configuration is an object").extend(changes);
+        let request = json!({ "stream_name": stream, "config": consumer });
+        self.administer(&format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"), &request).await;
+    }
+
     /// Deletes a stream and makes it anew, empty.
     pub async fn wipe(&self, stream: &str) {
         let configuration = stream_configurations().remove(stream_position(stream))["config"].take();
