@@ -5,6 +5,8 @@ mod audit_logging;
 mod bad_input;
 mod command_up;
 mod dead_letters;
+mod event_publishing;
+mod event_workflow;
 mod events;
 mod forged_tokens;
 mod instances;

@@ -15,6 +15,7 @@ pub mod platform;
 pub mod python;
 pub mod servers;
 pub mod setup;
+pub mod team;
 pub mod traces;
 pub mod wait;
 pub mod wire;
