@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use layers::{Faults, Sources, load};
-pub use process::{Database, Endpoints, Log, LogFormat, Nats, Process, Tokens};
+pub use process::{Consumers, Database, Endpoints, Log, LogFormat, Nats, Process, Tokens};
 
 /// A service's own settings, the section that bears its name.
 ///

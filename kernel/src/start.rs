@@ -112,6 +112,7 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
     let limits = process.endpoints.clone();
     let feeds = Feeds::new(connection.clone(), requester.clone(), &metrics, &life);
     let decide: Arc<dyn Decide> = Arc::new(ByRoleClaim);
+    let patience = process.consumers.clone();
     let built = S::build(Parts {
         settings,
         process,
@@ -144,6 +145,7 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
         client: connection.client().clone(),
         clock: clock.clone(),
         random: random.clone(),
+        settings: patience,
         measures: ConsumerMeasures::registered(&metrics),
     };
     consumers.start(&built, &consuming, &life)?;
@@ -278,6 +280,8 @@ async fn try_database(process: &Process, url: &Secret, service: &'static str) ->
     }
     let database = Database::connect(url, service, &process.instance, &process.database).await?;
     migrations::check(database.pool(), service).await.map_err(refused)?;
+    let unprepared = |error| StartError::new("the outbox cannot be prepared").with_source(error);
+    database.prepare_outbox().await.map_err(unprepared)?;
     Ok(database)
 }
 

@@ -147,14 +147,16 @@ async fn service_works_on_its_own_rows_and_on_nothing_else() {
     let insert = "INSERT INTO outbox (event_id, stream, subject, headers, payload) VALUES (gen_random_uuid(), 'EVENTS', 's', '{}', '')";
 
     run(&mut auth, insert).await.unwrap();
-    run(&mut auth, "UPDATE auth.outbox SET attempted_at = now(); DELETE FROM auth.outbox").await.unwrap();
+    run(&mut auth, "UPDATE auth.outbox SET attempted_at = now(); DELETE FROM auth.inbox").await.unwrap();
 
     for sql in [
         "SELECT * FROM identity.outbox",
         "SELECT * FROM identity.schema_migrations",
         "INSERT INTO identity.inbox VALUES ('a', 'b')",
         "UPDATE auth.schema_migrations SET name = 'x'",
+        "DELETE FROM auth.outbox",
         "TRUNCATE auth.outbox",
+        "DELETE FROM auth.outbox_rest",
         "DROP TABLE auth.outbox",
         "ALTER TABLE auth.outbox ADD COLUMN x int",
         "CREATE TABLE auth.mine ()",

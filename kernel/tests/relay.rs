@@ -9,7 +9,7 @@ use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::message::StreamMessage;
 use futures::StreamExt as _;
 use futures::future::join_all;
-use kernel::data::measures::RelayMeasures;
+use kernel::data::measures::{ByStream, RelayMeasures};
 use kernel::data::relay::Relay;
 use kernel::{Clock, Context, Database, Random, settings};
 use serde_json::{Value, json};
@@ -74,6 +74,24 @@ async fn all_sent(database: &Database) {
         assert!(Instant::now() < deadline, "{} rows are still unsent", unsent(database).await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits until a stream holds so many messages.
+async fn stored(nats: &Nats, stream: &str, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let stored = nats.messages(stream).await.len();
+        if stored >= count {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{stored} of {count} messages in {stream}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// How many messages an instance sent again because they had been lost.
+fn republished(instance: &Instance, stream: &'static str) -> u64 {
+    instance.measures.republished.get_or_create(&ByStream { stream }).get()
 }
 
 fn users(messages: &[StreamMessage]) -> Vec<String> {
@@ -214,7 +232,7 @@ async fn batch_that_holds_a_stored_message_is_sent_one_by_one_and_the_surprise_i
     assert_eq!((users[0].as_str(), users[1].as_str(), users[19].as_str()), ("forged", "0", "19"));
     let counted =
         |family: &prometheus_client::metrics::family::Family<_, prometheus_client::metrics::counter::Counter>,
-         stream| { family.get_or_create(&kernel::data::measures::ByStream { stream }).get() };
+         stream| { family.get_or_create(&ByStream { stream }).get() };
     assert_eq!(counted(&instance.measures.suspicious_duplicates, "EVENTS"), 1);
     assert_eq!(counted(&instance.measures.published, "EVENTS"), 19);
     assert_eq!(counted(&instance.measures.published, "AUDIT"), 20);
@@ -241,11 +259,7 @@ async fn two_instances_share_the_outbox_without_doubling_or_reordering() {
     assert_eq!(users.len(), 500);
     assert!(users[..300].is_sorted(), "{users:?}");
     for instance in instances {
-        let counted = instance
-            .measures
-            .suspicious_duplicates
-            .get_or_create(&kernel::data::measures::ByStream { stream: "EVENTS" })
-            .get();
+        let counted = instance.measures.suspicious_duplicates.get_or_create(&ByStream { stream: "EVENTS" }).get();
         assert_eq!(counted, 0);
         instance.stop().await;
     }
@@ -353,24 +367,214 @@ async fn lock_of_a_killed_holder_is_free_at_once() {
 }
 
 #[tokio::test]
-async fn stream_made_anew_shows_on_the_rows_sent_after() {
+async fn what_was_in_a_stream_that_was_made_anew_is_sent_again() {
     let (server, nats) = (shared().migrated_database().await, Nats::start().await);
     let instance = Instance::start(&server, &nats).await;
     register(&instance.database, "before").await.unwrap();
     register(&instance.database, "before").await.unwrap();
     all_sent(&instance.database).await;
 
+    // Behind the back of a connection that stays.
     nats.wipe("EVENTS").await;
     register(&instance.database, "after").await.unwrap();
+    stored(&nats, "EVENTS", 3).await;
     all_sent(&instance.database).await;
 
-    let made: Vec<(i64, bool)> = sqlx::query_as(
-        "SELECT ack_sequence, ack_stream_created > lag(ack_stream_created) OVER (ORDER BY id) FROM outbox WHERE stream = 'EVENTS' ORDER BY id OFFSET 1",
+    assert_eq!(users(&nats.messages("EVENTS").await), ["after", "before", "before"]);
+    assert_eq!(nats.messages("AUDIT").await.len(), 3);
+    let noted: Vec<(i64, bool)> = sqlx::query_as(
+        "SELECT ack_sequence, ack_stream_created = max(ack_stream_created) OVER () FROM outbox WHERE stream = 'EVENTS' ORDER BY id",
     )
     .fetch_all(instance.database.pool())
     .await
     .unwrap();
-    assert_eq!(made, [(2, false), (1, true)]);
+    assert_eq!(noted, [(2, true), (3, true), (1, true)]);
+    assert_eq!(republished(&instance, "EVENTS"), 2);
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn store_wiped_while_running_is_filled_again_in_order() {
+    let (server, mut nats) = (shared().migrated_database().await, Nats::start().await);
+    let instance = Instance::start(&server, &nats).await;
+    for number in 0..40 {
+        register(&instance.database, format!("{number:03}")).await.unwrap();
+    }
+    all_sent(&instance.database).await;
+
+    let load = async {
+        for number in 40..80 {
+            register(&instance.database, format!("{number:03}")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::join!(load, nats.wipe_store());
+    for stream in ["EVENTS", "AUDIT"] {
+        stored(&nats, stream, 80).await;
+    }
+    all_sent(&instance.database).await;
+
+    let events = nats.messages("EVENTS").await;
+    assert!(users(&events).is_sorted(), "{:?}", users(&events));
+    for stream in ["EVENTS", "AUDIT"] {
+        let messages = nats.messages(stream).await;
+        assert_eq!((messages.len(), ids(&messages).len()), (80, 80), "{stream}");
+        assert!((40..=80).contains(&republished(&instance, stream)), "{}", republished(&instance, stream));
+    }
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_older_copy_of_the_store_lacks_is_sent_again() {
+    let (server, mut nats) = (shared().migrated_database().await, Nats::start().await);
+    let instance = Instance::start(&server, &nats).await;
+    for number in 0..20 {
+        register(&instance.database, format!("{number:03}")).await.unwrap();
+    }
+    all_sent(&instance.database).await;
+    nats.copy_store();
+    for number in 20..45 {
+        register(&instance.database, format!("{number:03}")).await.unwrap();
+    }
+    all_sent(&instance.database).await;
+    assert_eq!(nats.messages("EVENTS").await.len(), 45);
+
+    nats.replace_store_by_copy();
+    for stream in ["EVENTS", "AUDIT"] {
+        stored(&nats, stream, 45).await;
+    }
+    register(&instance.database, "045").await.unwrap();
+    all_sent(&instance.database).await;
+
+    let events = nats.messages("EVENTS").await;
+    assert_eq!((events.len(), ids(&events).len()), (46, 46));
+    assert!(users(&events).is_sorted(), "{:?}", users(&events));
+    assert_eq!([republished(&instance, "EVENTS"), republished(&instance, "AUDIT")], [25, 25]);
+    instance.stop().await;
+}
+
+#[tokio::test]
+async fn loss_is_seen_although_others_have_filled_the_places_again() {
+    let (server, mut nats) = (shared().migrated_database().await, Nats::start().await);
+    let first = Instance::start(&server, &nats).await;
+    for number in 0..3 {
+        register(&first.database, format!("{number:03}")).await.unwrap();
+    }
+    all_sent(&first.database).await;
+    nats.copy_store();
+    for number in 3..8 {
+        register(&first.database, format!("{number:03}")).await.unwrap();
+    }
+    all_sent(&first.database).await;
+    first.stop().await;
+
+    nats.replace_store_by_copy();
+    let other = async_nats::jetstream::new(nats.client("auth").await);
+    stored(&nats, "AUDIT", 3).await;
+    for _ in 0..20 {
+        other.publish("audit.auth.session.created", "{}".into()).await.unwrap().await.unwrap();
+    }
+    let second = Instance::start(&server, &nats).await;
+    stored(&nats, "AUDIT", 28).await;
+    all_sent(&second.database).await;
+
+    let messages = nats.messages("AUDIT").await;
+    let own: Vec<_> = messages.into_iter().filter(|message| message.subject.starts_with("audit.identity.")).collect();
+    assert_eq!((own.len(), ids(&own).len()), (8, 8));
+    assert_eq!([republished(&second, "EVENTS"), republished(&second, "AUDIT")], [5, 5]);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn message_that_was_taken_for_lost_and_is_there_is_not_stored_again() {
+    let (server, nats) = (shared().migrated_database().await, Nats::start().await);
+    let first = Instance::start(&server, &nats).await;
+    for user in 0..20 {
+        register(&first.database, user.to_string()).await.unwrap();
+    }
+    all_sent(&first.database).await;
+    first.stop().await;
+    server.run_as_owner("identity", "UPDATE identity.outbox SET acked_at = NULL, ack_stream = NULL, ack_stream_created = NULL, ack_sequence = NULL, lost_at = now() WHERE id > 10").await;
+
+    let second = Instance::start(&server, &nats).await;
+    all_sent(&second.database).await;
+
+    assert_eq!(nats.messages("EVENTS").await.len(), 20);
+    assert_eq!(republished(&second, "EVENTS"), 0);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn days_of_the_outbox_are_made_ahead_and_dropped_when_all_in_them_was_acknowledged_a_day_ago() {
+    let server = shared().migrated_database().await;
+    let database = open(&server).await;
+    let old = |day: &str, acked: &str| {
+        format!(
+            "CREATE TABLE identity.outbox_{day} PARTITION OF identity.outbox FOR VALUES FROM (to_date('{day}', 'YYYYMMDD')) TO (to_date('{day}', 'YYYYMMDD') + 1);
+             INSERT INTO identity.outbox (event_id, stream, subject, headers, payload, created_at, acked_at, ack_stream, ack_stream_created, ack_sequence)
+             SELECT gen_random_uuid(), 'EVENTS', 'evt.identity.user.registered', '{{}}', '', to_date('{day}', 'YYYYMMDD') + interval '1 hour', {acked};"
+        )
+    };
+    let acknowledged = "to_date('20200102', 'YYYYMMDD'), 'EVENTS', now(), 1";
+    server.run_as_owner("identity", &old("20200101", acknowledged)).await;
+    server.run_as_owner("identity", &old("20200102", "NULL, NULL, NULL, NULL")).await;
+    server.run_as_owner("identity", &old("20200103", acknowledged)).await;
+    server.run_as_owner("identity", "INSERT INTO identity.outbox_late VALUES ('2020-01-03', now())").await;
+    register(&database, "today").await.unwrap();
+
+    let keep = || async {
+        sqlx::query("SELECT outbox_keep_partitions()").execute(database.pool()).await.unwrap();
+        let partitions: Vec<(String,)> = server
+            .rows_as_owner("identity", "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'identity.outbox'::regclass ORDER BY 1")
+            .await;
+        partitions.into_iter().map(|(name,)| name.trim_start_matches("identity.").to_owned()).collect::<Vec<_>>()
+    };
+    let kept = keep().await;
+    assert!(!kept.contains(&"outbox_20200101".to_owned()), "{kept:?}");
+    assert!(kept.contains(&"outbox_20200102".to_owned()), "something in it is unsent: {kept:?}");
+    assert!(kept.contains(&"outbox_20200103".to_owned()), "something in it was acknowledged just now: {kept:?}");
+    assert_eq!(kept.len(), 2 + 3 + 1, "today, two days and the rest: {kept:?}");
+    let strays: Vec<(i64,)> = server.rows_as_owner("identity", "SELECT count(*) FROM identity.outbox_rest").await;
+    assert_eq!(strays, [(0,)], "what is committed now has its partition");
+
+    // Relayed late, the day is kept for another one, and then goes.
+    let nats = Nats::start().await;
+    let instance = Instance::start(&server, &nats).await;
+    all_sent(&instance.database).await;
+    instance.stop().await;
+    assert!(keep().await.contains(&"outbox_20200102".to_owned()));
+    server.run_as_owner("identity", "UPDATE identity.outbox_late SET acked_at = now() - interval '25 hours'").await;
+    assert_eq!(keep().await.len(), 3 + 1);
+    let users = users(&nats.messages("EVENTS").await[1..]);
+    assert_eq!(users, ["today"]);
+}
+
+#[tokio::test]
+async fn service_cannot_remove_what_is_in_its_outbox() {
+    let server = shared().migrated_database().await;
+    let database = open(&server).await;
+    register(&database, "kept").await.unwrap();
+
+    for forbidden in ["DELETE FROM outbox", "TRUNCATE outbox", "DELETE FROM outbox_rest"] {
+        let refused = sqlx::raw_sql(forbidden).execute(database.pool()).await.unwrap_err();
+        assert!(refused.to_string().contains("permission denied"), "{forbidden}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn what_finds_no_partition_is_committed_and_sent_all_the_same() {
+    let (server, nats) = (shared().migrated_database().await, Nats::start().await);
+    server.run_as_owner("identity", "DO $$ DECLARE day text; BEGIN FOR day IN SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'identity.outbox'::regclass AND inhrelid <> 'identity.outbox_rest'::regclass LOOP EXECUTE 'DROP TABLE ' || day; END LOOP; END $$").await;
+    let database = open(&server).await;
+    register(&database, "stray").await.unwrap();
+
+    let instance = Instance::start(&server, &nats).await;
+    all_sent(&instance.database).await;
+    sqlx::query("SELECT outbox_keep_partitions()").execute(database.pool()).await.unwrap();
+    register(&database, "again").await.unwrap();
+    all_sent(&instance.database).await;
+
+    assert_eq!(users(&nats.messages("EVENTS").await), ["stray", "again"]);
     instance.stop().await;
 }
 

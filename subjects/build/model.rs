@@ -147,6 +147,7 @@ impl Contract {
             });
         }
         services.sort_by(|a, b| a.name.cmp(&b.name));
+        check_consumers(&services)?;
         resolve_calls(&mut services)?;
         check_routes(&services)?;
         Ok(Self { pool: pool.clone(), services })
@@ -291,6 +292,22 @@ fn event(service: &str, message: &MessageDescriptor, options: &DynamicMessage) -
             other => return Err(format!("`{other}` is no outcome").into()),
         },
     })
+}
+
+/// A durable's name is a token of the subjects of its dead letters, so it names one consumer in all streams.
+fn check_consumers(services: &[Service]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for (service, consumer) in services.iter().flat_map(|s| s.consumers.iter().map(move |consumer| (s, consumer))) {
+        let durable = &consumer.durable;
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if !(1..=64).contains(&durable.len()) || !durable.bytes().all(is_token) {
+            return Err(format!("{}: `{durable}` cannot name a consumer", service.name).into());
+        }
+        if !seen.insert(durable) {
+            return Err(format!("two consumers are named `{durable}`").into());
+        }
+    }
+    Ok(())
 }
 
 /// Turns `identity.GetUserRoles` into subjects, and holds callers and callees to the same list.

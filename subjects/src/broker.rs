@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{SERVICES, ServiceContract, endpoints, service};
+use crate::{SERVICES, ServiceContract, dead_letter, endpoints, service};
 
 /// The users that are not services.
 pub const OPS: &str = "ops";
@@ -34,21 +34,27 @@ pub fn permissions(user: &str) -> Option<Permissions> {
     match user {
         OPS => Some(ops()),
         PROVISION => Some(provision()),
-        name => service(name).map(of_service),
+        name => service(name).map(of),
     }
 }
 
-fn of_service(service: &ServiceContract) -> Permissions {
+/// What a service with this contract may do.
+pub fn of(service: &ServiceContract) -> Permissions {
     let name = service.name;
     let mut publish = BTreeSet::from(["_INBOX.>".to_owned()]);
     publish.extend(service.calls.iter().map(|&subject| subject.to_owned()));
     publish.extend(service.events.iter().map(|event| event.subject.to_owned()));
-    if !service.events.is_empty() || service.endpoints.iter().any(|e| matches!(e.access, crate::Access::Permission(_)))
+    if !service.events.is_empty()
+        || !service.consumers.is_empty()
+        || service.endpoints.iter().any(|e| matches!(e.access, crate::Access::Permission(_)))
     {
-        // Its outbox carries its events and the record of every action and refusal.
+        // Its outbox carries its events and the record of every action, refusal and replay.
         publish.insert(format!("audit.{name}.>"));
         publish.insert(crate::subject::beat(name));
         publish.extend(["AUDIT", "EVENTS"].map(|stream| format!("$JS.API.STREAM.INFO.{stream}")));
+        // Its relay asks whether its own last messages are still there.
+        publish.insert(format!("$JS.API.DIRECT.GET.AUDIT.audit.{name}.>"));
+        publish.insert(format!("$JS.API.DIRECT.GET.EVENTS.evt.{name}.>"));
     }
     for bucket in service.buckets {
         publish.extend([
@@ -65,6 +71,10 @@ fn of_service(service: &ServiceContract) -> Permissions {
             format!("$JS.ACK.{stream}.{durable}.>"),
             // The form with domain and account hash, which servers may switch to.
             format!("$JS.ACK.*.*.{stream}.{durable}.>"),
+            // What it gives up, and takes again when it is asked to. The broker cannot narrow reading by place to one's own.
+            dead_letter::subjects(durable),
+            dead_letter::replayed(durable, "*"),
+            format!("$JS.API.DIRECT.GET.{}", dead_letter::STREAM),
         ]);
     }
     let mut subscribe = BTreeSet::from([own_inbox(name)]);
@@ -74,6 +84,7 @@ fn of_service(service: &ServiceContract) -> Permissions {
         subscribe.extend(watch.publishers().map(|publisher| crate::subject::beat(publisher.name)));
         publish.insert(format!("$JS.API.DIRECT.GET.{}", watch.stream));
     }
+    subscribe.extend(service.consumers.iter().map(|c| format!("{} {name}", dead_letter::replay(c.durable))));
     if !service.endpoints.is_empty() {
         subscribe.insert(format!("svc.{name}.> {name}"));
     }
@@ -84,7 +95,7 @@ fn of_service(service: &ServiceContract) -> Permissions {
 }
 
 /// People with the stock CLI: every operation that has an HTTP route, each by name; discovery; the live tail; looking at
-/// streams and consumers without changing them.
+/// streams and consumers without changing them; reading dead letters and asking their consumers to take them again.
 fn ops() -> Permissions {
     let mut publish: BTreeSet<String> =
         endpoints().filter(|endpoint| endpoint.http.is_some()).map(|endpoint| endpoint.subject.to_owned()).collect();
@@ -101,6 +112,8 @@ fn ops() -> Permissions {
         ]
         .map(str::to_owned),
     );
+    publish.insert(format!("$JS.API.DIRECT.GET.{}", dead_letter::STREAM));
+    publish.extend(SERVICES.iter().flat_map(|service| service.consumers).map(|c| dead_letter::replay(c.durable)));
     Permissions { publish, subscribe: BTreeSet::from([own_inbox(OPS), "live.>".to_owned()]) }
 }
 
@@ -143,6 +156,7 @@ mod tests {
             for subject in permissions(user).unwrap().subscribe {
                 let own = subject == format!("svc.{user}.> {user}") || subject == format!("_INBOX.{user}.>");
                 let open = subject.starts_with("$SRV.") || subject == "live.>" && user == OPS;
+                let own = own || (subject.starts_with("replay.evt.") && subject.ends_with(&format!(" {user}")));
                 let watches = service(user).is_some_and(|service| !service.watches.is_empty());
                 let watched = watches && (subject.starts_with("live.evt.") || subject.starts_with("beat."));
                 assert!(own || open || watched, "{user} subscribes {subject}");
@@ -159,8 +173,25 @@ mod tests {
         assert!(gateway.subscribe.contains("live.evt.>") && gateway.publish.contains("$JS.API.DIRECT.GET.EVENTS"));
         for user in users().into_iter().filter(|&user| user != "gateway") {
             let Permissions { publish, subscribe } = permissions(user).unwrap();
-            assert!(!publish.iter().any(|s| s.starts_with("$JS.API.DIRECT.GET")), "{user}");
+            let buckets = service(user).map_or(&[][..], |service| service.buckets);
+            let own: Vec<String> = [format!("AUDIT.audit.{user}.>"), format!("EVENTS.evt.{user}.>")]
+                .into_iter()
+                .chain(buckets.iter().map(|bucket| format!("KV_{bucket}")))
+                .collect();
+            let mut read = publish.iter().filter_map(|s| s.strip_prefix("$JS.API.DIRECT.GET."));
+            assert!(read.all(|what| own.iter().any(|own| own == what)), "{user}");
             assert!(!subscribe.iter().any(|s| s.starts_with("live.evt.") || s.starts_with("beat.")), "{user}");
+        }
+    }
+
+    #[test]
+    fn dead_letters_are_stored_by_their_consumers_service_alone() {
+        for user in users() {
+            let publish = permissions(user).unwrap().publish;
+            let own = service(user).into_iter().flat_map(|service| service.consumers);
+            let own: BTreeSet<String> = own.map(|consumer| dead_letter::subjects(consumer.durable)).collect();
+            let may: BTreeSet<String> = publish.into_iter().filter(|subject| subject.starts_with("dlq.")).collect();
+            assert_eq!(may, own, "{user}");
         }
     }
 

@@ -165,7 +165,7 @@ impl WatchContract {
 pub struct ConsumerContract {
     /// The stream's name.
     pub stream: &'static str,
-    /// The durable's name within the stream.
+    /// The durable's name; no other consumer of any stream has it.
     pub durable: &'static str,
     /// Subjects it takes.
     pub filters: &'static [&'static str],

@@ -7,6 +7,7 @@
 pub mod baseline;
 pub mod broker;
 mod contract;
+pub mod dead_letter;
 pub mod json;
 pub mod openapi;
 mod problem;

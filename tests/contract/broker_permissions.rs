@@ -15,7 +15,7 @@ const FOREIGN_PUBLISH: &[&str] = &[
     "$JS.API.STREAM.SNAPSHOT.AUDIT",
     "$JS.API.STREAM.RESTORE.EVIL",
     "$JS.API.DIRECT.GET.AUDIT",
-    "$JS.API.DIRECT.GET.EVENTS.evt.identity.user.registered",
+    "$JS.API.DIRECT.GET.EVENTS.evt.jobs.job.cancelled",
     "$JS.API.CONSUMER.CREATE.AUDIT",
     "$JS.API.CONSUMER.CREATE.AUDIT.evil",
     "$JS.API.CONSUMER.DURABLE.CREATE.AUDIT.evil",
@@ -28,6 +28,9 @@ const FOREIGN_PUBLISH: &[&str] = &[
     "evt.jobs.job.dead_lettered",
     "audit.jobs.evil",
     "audit.evil",
+    "dlq.evt.evil.identity.user.registered",
+    "replay.evt.evil",
+    "replayed.evt.evil.1",
     "svc.auth.v1.nothing",
     "svc.identity.v1.nothing",
     "svc.evil",
@@ -53,6 +56,10 @@ const FOREIGN_SUBSCRIBE: &[(&str, Option<&str>)] = &[
     ("$SRV.>", None),
     ("evt.>", None),
     ("audit.>", None),
+    ("dlq.>", None),
+    ("replay.>", None),
+    ("replay.evt.audit", None),
+    ("replay.evt.audit", Some("evil")),
 ];
 
 #[tokio::test]

@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, process::Stdio, s
 
 use futures::FutureExt;
 use trunkline::platform::{
-    Signal, folders, ports,
+    Signal,
+    admin::{Admin, AdminFile},
+    folders, ports,
     process::{Readiness, Spec},
     supervisor::{Process, Supervisor},
 };
 
-use crate::{build, servers::temporary_folder};
+use crate::{broker::User, build, servers::temporary_folder};
 
 /// The longest a first start may take; servers may have to be fetched on a fresh machine.
 const READY_WITHIN: Duration = Duration::from_mins(3);
@@ -117,6 +119,19 @@ impl Up {
 
     /// Runs another command against the same data folder and gives what it prints; fails the test when it fails.
     pub async fn command(&self, arguments: &[&str]) -> String {
+        let (success, text, errors) = self.run(arguments).await;
+        assert!(success, "trunkline {arguments:?} failed:\n{text}\n{errors}");
+        text
+    }
+
+    /// Runs a command that must fail, and gives what it prints and what it complains of.
+    pub async fn failing(&self, arguments: &[&str]) -> (String, String) {
+        let (success, text, errors) = self.run(arguments).await;
+        assert!(!success, "trunkline {arguments:?} did not fail:\n{text}\n{errors}");
+        (text, errors)
+    }
+
+    async fn run(&self, arguments: &[&str]) -> (bool, String, String) {
         let output = tokio::process::Command::new(build::command().await)
             .args(arguments)
             .arg("--data")
@@ -125,9 +140,20 @@ impl Up {
             .kill_on_drop(true)
             .output();
         let output = tokio::time::timeout(COMMAND_MAX, output).await.expect("in time").expect("the command runs");
-        let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "trunkline {arguments:?} failed:\n{text}\n{errors}");
-        text.into_owned()
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// What `admin.json` says.
+    pub fn admin(&self) -> Admin {
+        AdminFile::in_folder(&self.data()).read().expect("written at the start")
+    }
+
+    /// A broker user of this platform.
+    pub fn user(&self, name: &str) -> User {
+        let seed = std::fs::read_to_string(self.data().join("nkeys").join(format!("{name}.nk"))).expect("rendered");
+        let url = self.admin().nats_url.expect("it has a broker");
+        User { name: name.to_owned(), seed: seed.trim().to_owned(), url }
     }
 
     /// Sends SIGTERM, waits for the end, which must be a success, and gives what it printed.

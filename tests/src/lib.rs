@@ -16,6 +16,7 @@ pub mod python;
 pub mod servers;
 pub mod setup;
 pub mod tail;
+pub mod team;
 pub mod traces;
 pub mod wait;
 pub mod wire;

@@ -63,7 +63,7 @@ enum Operation {
     /// The audit log
     #[command(subcommand)]
     Audit(audit::Command),
-    /// What has happened
+    /// Events between the services
     #[command(subcommand)]
     Events(events::Command),
     /// Look for what is wrong with a running platform

@@ -9,7 +9,7 @@ use crate::platform::admin::{Admin, AdminFile};
 use crate::platform::{folders, programs};
 
 /// Sections of settings that every process has.
-const COMMON_SECTIONS: &[&str] = &["database", "endpoints", "log", "nats", "tokens"];
+const COMMON_SECTIONS: &[&str] = &["consumers", "database", "endpoints", "log", "nats", "tokens"];
 
 /// Which platform is meant.
 #[derive(Args, Debug)]

@@ -2,11 +2,14 @@
 //! its messages, and acknowledged after the commit. A message may come more than once; its effect is had once.
 //!
 //! One that cannot be handled does not keep the others: its batch is tried again message by message, and it alone comes
-//! back later, at growing intervals. Nothing is ever given up here; a stream for dead letters comes with the handling of
-//! poison. Not done here: making streams and consumers, which the platform provisions; order between two instances.
+//! back later, at growing intervals. After a number of attempts it becomes a dead letter (`dlq.evt.<consumer>.…`): stored
+//! with the reason before it is taken from the consumer, and taken again when `ops` asks for it. Not done here: making
+//! streams and consumers, which the platform provisions; order between two instances.
 
+mod letter;
 mod message;
 mod pull;
+mod replay;
 mod runner;
 
 use std::fmt;
@@ -17,13 +20,13 @@ use futures::future::BoxFuture;
 use subjects::ServiceContract;
 
 pub use self::message::Message;
-pub use self::runner::{ATTEMPTS_MAX, BATCH_MESSAGES_MAX, HANDLER_TIME_MAX};
+pub use self::runner::{BATCH_MESSAGES_MAX, HANDLER_TIME_MAX};
 
 use self::runner::Runner;
 use super::database::Database;
 use super::measures::ConsumerMeasures;
 use super::transaction::Transaction;
-use crate::{Clock, Lifecycle, Random, Result, StartError};
+use crate::{Clock, Lifecycle, Random, Result, StartError, settings};
 
 type Handler<S> = dyn for<'a> Fn(&'a S, &'a mut Transaction, &'a [Message]) -> BoxFuture<'a, Result<()>> + Send + Sync;
 
@@ -50,6 +53,8 @@ pub struct ConsumerParts {
     pub clock: Clock,
     /// For ids and jitter.
     pub random: Random,
+    /// How often a message that fails is tried.
+    pub settings: settings::Consumers,
     /// What is counted.
     pub measures: ConsumerMeasures,
 }
@@ -65,7 +70,8 @@ impl<S: Send + Sync + 'static> Consumers<S> {
     /// `handler` gets 1 to [`BATCH_MESSAGES_MAX`] messages which have had no effect yet, in the order of the stream unless
     /// some come again, and does all its work in the transaction, within [`HANDLER_TIME_MAX`]. It neither commits nor
     /// acknowledges. When it fails, everything is rolled back and the messages are given to it one by one; a message with
-    /// which it fails by itself comes again later. An error that passes by itself (503) is retried before that counts.
+    /// which it fails by itself comes again later, and becomes a dead letter after as many deliveries as the settings say.
+    /// An error that passes by itself (503) is retried before that counts.
     ///
     /// ```text
     /// consumers.batch("AUDIT", "audit", |audit, tx, records| Box::pin(handlers::append_records(audit, tx, records)));
@@ -83,7 +89,8 @@ impl<S: Send + Sync + 'static> Consumers<S> {
     pub fn start(self, service: &Arc<S>, parts: &ConsumerParts, life: &Lifecycle) -> Result<(), StartError> {
         self.check()?;
         for Registration { stream, durable, handler } in self.handlers {
-            let runner = Runner::new(stream, durable, Arc::clone(service), handler, parts.clone());
+            let runner = Arc::new(Runner::new(stream, durable, Arc::clone(service), handler, parts.clone()));
+            life.spawn("replays", Arc::clone(&runner).serve_replays(life.stop_token()));
             life.spawn("consumer", runner.run(life.stop_token()));
         }
         Ok(())

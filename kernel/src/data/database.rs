@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
 
 use super::migrations::CONNECT_WAIT_MAX;
+use super::outbox;
 use super::transaction::Transaction;
 use crate::settings::{self, Secret};
 use crate::telemetry::{self, Kind};
@@ -114,6 +115,12 @@ impl Database {
         let name = self.0.options.get_application_name().unwrap_or(self.0.service);
         let options = self.0.options.clone().application_name(&format!("{name}/{purpose}"));
         PgConnection::connect_with(&options).await
+    }
+
+    /// Sees to it that the outbox has partitions for the next days, before anything is committed to it: a platform that was
+    /// stopped for a while has none.
+    pub(crate) async fn prepare_outbox(&self) -> Result<(), sqlx::Error> {
+        sqlx::query(outbox::KEEP_PARTITIONS).execute(&self.0.pool).await.map(|_| ())
     }
 
     /// Tells the relay that the outbox has something to send.

@@ -25,6 +25,8 @@ pub struct RelayMeasures {
     pub oldest_unsent_age_seconds: Gauge<f64, AtomicU64>,
     /// Messages stored by the broker.
     pub published: Family<ByStream, Counter>,
+    /// Messages stored again after the broker had lost them; counted among those stored too.
+    pub republished: Family<ByStream, Counter>,
     /// Messages that an earlier attempt, of unknown outcome, turned out to have stored.
     pub duplicates: Family<ByStream, Counter>,
     /// Messages that were stored already although none is known to have sent them. One may follow the kill of a relay;
@@ -49,6 +51,11 @@ impl RelayMeasures {
         );
         metrics.register("trunkline_outbox_published", "Messages stored by the broker", self.published.clone());
         metrics.register(
+            "trunkline_outbox_republished",
+            "Messages stored again after the broker had lost them",
+            self.republished.clone(),
+        );
+        metrics.register(
             "trunkline_outbox_duplicates",
             "Messages that an earlier attempt had stored",
             self.duplicates.clone(),
@@ -66,7 +73,7 @@ impl RelayMeasures {
 pub struct ByOutcome {
     /// The durable's name.
     pub consumer: &'static str,
-    /// `handled`, `known` (its effect was committed before), `failed` or `poison`.
+    /// `handled`, `known` (its effect was committed before), `failed`, `dead_lettered` or `replayed`.
     pub outcome: &'static str,
 }
 

@@ -8,6 +8,7 @@ pub mod migrations;
 pub mod outbox;
 pub mod page;
 pub mod provision;
+mod publisher;
 mod record;
 pub mod relay;
 mod session;

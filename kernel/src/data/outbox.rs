@@ -25,6 +25,9 @@ pub const HEADERS_BYTES_MAX: usize = 16 * 1024;
 /// What the rest of a message may take on the wire: subject, reply, the relay's own headers.
 pub(super) const ENVELOPE_BYTES_MAX: usize = 4 * 1024;
 
+/// Makes the partitions of the next days and drops those of the past that need not be kept; the owner's function.
+pub(super) const KEEP_PARTITIONS: &str = "SELECT outbox_keep_partitions()";
+
 /// Where a message goes. The order is that in which a round sends them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {

@@ -3,13 +3,12 @@
 //! One instance of a service is at it at a time: it holds an advisory lock on a session of its own, which a killed holder
 //! loses. Whoever commits wakes its own relay, which waits for the lock and then sends whatever is there; a look each
 //! second covers what nobody was woken for. Rows are found by "not acknowledged", never by a cursor, since a lower number
-//! may be committed later. A broker that is away or full makes the outbox wait; nothing is dropped.
-//!
-//! Not done here yet: publishing again what a broker lost after its acknowledgement. The rows are kept for it.
+//! may be committed later. A broker that is away or full makes the outbox wait; nothing is dropped. Rows are kept for a day
+//! after their acknowledgement, in partitions of a day: what the broker turns out to have lost is sent again.
 
 mod ledger;
-mod publisher;
 mod round;
+mod survey;
 
 use std::time::Duration;
 
@@ -20,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::ledger::LOCK_CLASS;
 use self::ledger::{Ledger, Report};
-use self::publisher::Publisher;
 use self::round::Outcome;
 use super::database::Database;
 use super::measures::RelayMeasures;
+use super::outbox::Stream;
+use super::publisher::{self, Publisher};
 use crate::Random;
 
 /// How often the outbox is looked at without being told, and the heartbeat sent. The feeds' readers count on it.
@@ -163,7 +163,7 @@ impl Relay {
         self.retry_at = Some(Instant::now() + delay);
     }
 
-    /// Measures the outbox, tells everybody, and forgets what is old. Says whether there is something to send.
+    /// Measures the outbox, tells everybody, and forgets what is old. Says whether there is something to send or to ask.
     ///
     /// An instance that cannot see the outbox says nothing, so that readers of feeds stop trusting what they have.
     async fn beat(&mut self) -> bool {
@@ -186,7 +186,13 @@ impl Relay {
                 tracing::debug!(%error, "Heartbeat not sent.");
             }
         }
-        report.depth > 0
+        report.depth > 0 || self.survey_due()
+    }
+
+    fn survey_due(&self) -> bool {
+        let due =
+            |publisher: &Publisher| Stream::ALL.iter().any(|stream| publisher.survey_due(stream.name()).is_some());
+        publisher::is_connected(&self.client) && self.publisher.as_ref().is_none_or(due)
     }
 
     async fn report(&mut self) -> Result<Report, RelayError> {

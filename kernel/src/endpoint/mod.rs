@@ -13,6 +13,6 @@ mod subscription;
 
 pub use decide::{ByRoleClaim, Decide};
 pub(crate) use measures::Measures;
-pub(crate) use reply::reply_subject;
+pub(crate) use reply::{Replier, reply_subject};
 pub use route::Routes;
 pub(crate) use serve::{Server, ServerParts};

@@ -31,10 +31,10 @@ pub(crate) fn reply_subject(message: &Message) -> Result<Subject, NoReply> {
 
 /// Sends answers.
 #[derive(Clone, Debug)]
-pub(super) struct Replier(Client);
+pub(crate) struct Replier(Client);
 
 impl Replier {
-    pub(super) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self(client)
     }
 
@@ -45,7 +45,7 @@ impl Replier {
     }
 
     /// The answer of a handler. `codec` where the caller named one.
-    pub(super) async fn succeed(&self, to: Subject, body: Bytes, codec: Option<Codec>) {
+    pub(crate) async fn succeed(&self, to: Subject, body: Bytes, codec: Option<Codec>) {
         let outcome = match codec {
             None => self.0.publish(to, body).await,
             Some(codec) => {
@@ -62,7 +62,7 @@ impl Replier {
     }
 
     /// A refusal or failure.
-    pub(super) async fn fail(&self, to: Subject, error: &Error, request_id: &str) {
+    pub(crate) async fn fail(&self, to: Subject, error: &Error, request_id: &str) {
         let mut map = HeaderMap::new();
         headers::set(&mut map, &headers::ERROR_CODE, &error.status().to_string());
         headers::set(&mut map, &headers::ERROR, &format!("{}: {}", error.code(), error.detail()));

@@ -16,7 +16,7 @@ const REQUEST_ID_MAX: usize = 64;
 
 /// How body and reply are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Codec {
+pub(crate) enum Codec {
     Json,
     Protobuf,
 }

@@ -40,6 +40,8 @@ pub struct Process {
     pub database: Database,
     /// How much is served at once.
     pub endpoints: Endpoints,
+    /// How patient consumers are with a message that fails.
+    pub consumers: Consumers,
     /// Which access tokens count.
     pub tokens: Tokens,
     /// How long a stopping process lets running work end. 0 to 60,000, default 10,000.
@@ -112,6 +114,18 @@ pub struct Endpoints {
     pub in_flight_per_endpoint_max: u32,
 }
 
+/// How patient consumers are with a message that fails.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Consumers {
+    /// Deliveries after which a message becomes a dead letter. 1 to 1,000, default 8: about two minutes.
+    pub attempts_max: u32,
+    /// The pause before the first repetition, doubled each time. 10 to 600,000, default 1,000.
+    pub redelivery_delay_min_ms: u32,
+    /// The longest pause. 10 to 600,000, default 60,000.
+    pub redelivery_delay_max_ms: u32,
+}
+
 /// Which access tokens count.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -139,6 +153,7 @@ impl Default for Process {
             nats: Nats::default(),
             database: Database::default(),
             endpoints: Endpoints::default(),
+            consumers: Consumers::default(),
             tokens: Tokens::default(),
             drain_timeout_ms: 10_000,
         }
@@ -173,6 +188,12 @@ impl Default for Database {
 impl Default for Endpoints {
     fn default() -> Self {
         Self { in_flight_max: 1_024, in_flight_per_endpoint_max: 512 }
+    }
+}
+
+impl Default for Consumers {
+    fn default() -> Self {
+        Self { attempts_max: 8, redelivery_delay_min_ms: 1_000, redelivery_delay_max_ms: 60_000 }
     }
 }
 
@@ -257,6 +278,9 @@ impl Settings for Process {
             ("database.lock_timeout_ms", self.database.lock_timeout_ms, 10, 600_000),
             ("endpoints.in_flight_max", self.endpoints.in_flight_max, 1, 100_000),
             ("endpoints.in_flight_per_endpoint_max", self.endpoints.in_flight_per_endpoint_max, 1, 100_000),
+            ("consumers.attempts_max", self.consumers.attempts_max, 1, 1_000),
+            ("consumers.redelivery_delay_min_ms", self.consumers.redelivery_delay_min_ms, 10, 600_000),
+            ("consumers.redelivery_delay_max_ms", self.consumers.redelivery_delay_max_ms, 10, 600_000),
             ("tokens.cache_max", self.tokens.cache_max, 1, 10_000_000),
             ("drain_timeout_ms", self.drain_timeout_ms, 0, 60_000),
         ];

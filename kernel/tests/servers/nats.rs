@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -57,6 +57,33 @@ impl Nats {
         process.wait().expect("it can be waited for");
     }
 
+    /// Kills it, deletes what it stored, starts it again and makes the streams anew.
+    pub async fn wipe_store(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.store()).expect("the store can be deleted");
+        self.resume();
+        self.make_streams().await;
+    }
+
+    /// Kills it, keeps a copy of what it stored, and starts it again.
+    pub fn copy_store(&mut self) {
+        self.kill();
+        copy_folder(&self.store(), &self.folder.join("copy"));
+        self.resume();
+    }
+
+    /// Kills it, puts the copy in the place of what it stored, and starts it again.
+    pub fn replace_store_by_copy(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.store()).expect("the store can be deleted");
+        copy_folder(&self.folder.join("copy"), &self.store());
+        self.resume();
+    }
+
+    fn store(&self) -> PathBuf {
+        self.folder.join("store")
+    }
+
     /// Stops it without its noticing, or lets it go on.
     pub fn pause(&self, paused: bool) {
         let id = self.process.as_ref().expect("it runs").id().to_string();
@@ -105,6 +132,18 @@ impl Nats {
         let changes = changes.as_object().expect("fields are an object").clone();
         configuration.as_object_mut().expect("a configuration is an object").extend(changes);
         self.administer(&format!("$JS.API.STREAM.UPDATE.{stream}"), &configuration).await;
+    }
+
+    /// Changes fields of a consumer's configuration.
+    pub async fn configure_consumer(&self, stream: &str, durable: &str, changes: Value) {
+        let mut declared = stream_configurations().remove(stream_position(stream))["consumers"].take();
+        let consumers = declared.as_array_mut().expect("consumers are a list");
+        let consumer = consumers.iter_mut().find(|consumer| consumer["durable_name"] == durable);
+        let mut consumer = consumer.expect("the consumer is declared").take();
+        let changes = changes.as_object().expect("fields are an object").clone();
+        consumer.as_object_mut().expect("a configuration is an object").extend(changes);
+        let request = json!({ "stream_name": stream, "config": consumer });
+        self.administer(&format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"), &request).await;
     }
 
     /// Deletes a stream and makes it anew, empty.
@@ -175,6 +214,11 @@ impl Drop for Nats {
             self.kill();
         }
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
+    assert!(status.success(), "{} can be copied", from.display());
 }
 
 fn stream_configurations() -> Vec<Value> {

@@ -32,6 +32,7 @@ static CONTRACT: ServiceContract = ServiceContract {
     calls: &[],
     consumers: &[ConsumerContract { stream: "AUDIT", durable: "audit", filters: &["audit.>"] }],
     watches: &[],
+    buckets: &[],
 };
 
 /// How often it is looked which effects have been committed: the lag is measured no finer.
@@ -91,6 +92,7 @@ impl Flow {
             client: audit,
             clock: Clock::system(),
             random: Random::system(),
+            settings: settings::Consumers::default(),
             measures: ConsumerMeasures::default(),
         };
         Ok(Self {

@@ -131,5 +131,6 @@ pub(super) fn record(id: &str) -> Vec<u8> {
         request_id: user.clone(),
         trace_id: "0af7651916cd43dd8448eb211c80319c".to_owned(),
         details: Some(RawJson { text: format!(r#"{{"userId":"{user}"}}"#) }),
+        ..Record::default()
     })
 }

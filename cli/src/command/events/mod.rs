@@ -1,5 +1,6 @@
-//! `trunkline events`: what has happened in the platform.
+//! `trunkline events`: what services tell each other, and what somebody could not handle.
 
+mod dead_letters;
 mod sse;
 mod tail;
 
@@ -13,10 +14,14 @@ pub(super) enum Command {
     /// Reads through the gateway as the first administrator and comes back by itself after a lost connection, without
     /// leaving anything out.
     Tail(tail::Tail),
+    /// Messages that a consumer gave up
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
 }
 
 pub(super) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Tail(tail) => tail::run(&tail).await,
+        Command::DeadLetters(command) => dead_letters::run(command).await,
     }
 }

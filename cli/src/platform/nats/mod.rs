@@ -1,6 +1,7 @@
 //! A nats-server of our own: its configuration written out, its users rendered from the contract, its streams declared.
 
 pub mod client;
+pub mod dead_letters;
 pub mod streams;
 pub mod users;
 

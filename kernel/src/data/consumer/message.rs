@@ -52,6 +52,12 @@ impl Message {
         })
     }
 
+    /// One that was kept as a dead letter.
+    pub(super) fn from_letter(subject: String, id: String, headers: HeaderMap, payload: Bytes, sequence: u64) -> Self {
+        let ack = Subject::from_static("");
+        Self { subject: subject.into(), id, headers: Some(headers), payload, sequence, delivered: 0, pending: 0, ack }
+    }
+
     /// The subject it was published to. Only the service that the subject names may publish to it.
     pub fn subject(&self) -> &str {
         &self.subject
@@ -67,6 +73,16 @@ impl Message {
         &self.payload
     }
 
+    pub(super) fn body(&self) -> Bytes {
+        self.payload.clone()
+    }
+
+    /// Every header with every value.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let headers = self.headers.iter().flat_map(HeaderMap::iter);
+        headers.flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())))
+    }
+
     /// The first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, values) = self.headers.as_ref()?.iter().find(|(known, _)| AsRef::<str>::as_ref(known) == name)?;
@@ -78,7 +94,7 @@ impl Message {
         self.sequence
     }
 
-    /// How often it has been delivered, this time included.
+    /// How often it has been delivered, this time included; 0 for a dead letter that is replayed.
     pub fn delivered(&self) -> u64 {
         self.delivered
     }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::super::database::Database;
 use super::super::outbox::Stream;
+use super::{RelayError, step};
 
 /// First half of the advisory lock's key; the second is the schema's oid.
 pub const LOCK_CLASS: i32 = 0x7472_6c79;
@@ -25,14 +26,15 @@ const LOCK_WAIT_MS: u32 = 500;
 /// Unsent messages are counted up to here; a longer queue shows as this.
 const DEPTH_MAX: i64 = 100_000;
 
-/// Acknowledged rows are kept this long, to be published again if the broker loses them.
-const OUTBOX_KEPT: &str = "24 hours";
-
 /// Longer than a stream keeps messages (7 days), so that no message outlives the memory of its effect.
 const INBOX_KEPT: &str = "8 days";
 
-/// Rows forgotten in one step.
-const FORGET_MAX: i64 = 1_000;
+/// Rows of the inbox forgotten in one step. It is not partitioned as the outbox is: an id must be known once whatever day it
+/// came on, and PostgreSQL keeps no uniqueness across partitions that are not part of the key.
+const FORGET_MAX: i64 = 10_000;
+
+/// Numbers looked through in one step of setting back.
+const SET_BACK_STEP: i64 = 10_000;
 
 /// A session on the outbox.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(super) struct Ledger {
 #[derive(Debug, FromRow)]
 pub(super) struct Unsent {
     pub(super) id: i64,
+    /// Names the partition that the row lies in.
+    pub(super) created_at: DateTime<Utc>,
     pub(super) event_id: Uuid,
     pub(super) stream: String,
     pub(super) subject: String,
@@ -52,6 +56,30 @@ pub(super) struct Unsent {
     pub(super) payload: Vec<u8>,
     /// Whether it has been sent with an unknown outcome.
     pub(super) attempted: bool,
+    /// Whether the broker lost it after its acknowledgement.
+    pub(super) lost: bool,
+}
+
+/// The last place that messages of one subject were given.
+#[derive(Debug, FromRow)]
+pub(super) struct Mark {
+    pub(super) subject: String,
+    /// When the stream was made in which that was.
+    pub(super) created: DateTime<Utc>,
+    #[sqlx(try_from = "i64")]
+    pub(super) sequence: u64,
+}
+
+/// What a stream lost of one subject.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) subject: String,
+    /// When the stream was made in which it was.
+    pub(super) created: DateTime<Utc>,
+    /// The last place that it still holds; 0 where it holds nothing.
+    pub(super) kept: u64,
+    /// Whether that stream is no more.
+    pub(super) forget: bool,
 }
 
 /// What the broker said of messages of one stream.
@@ -59,8 +87,15 @@ pub(super) struct Unsent {
 pub(super) struct Acknowledged {
     pub(super) stream: &'static str,
     pub(super) created: DateTime<Utc>,
-    /// Row and place in the stream.
-    pub(super) places: Vec<(i64, u64)>,
+    pub(super) places: Vec<Place>,
+}
+
+/// A row, and the place of its message in the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) id: i64,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) sequence: u64,
 }
 
 /// The state of the outbox.
@@ -114,10 +149,10 @@ impl Ledger {
     /// The first messages of each stream that are not acknowledged, in the order of their numbers.
     pub(super) async fn unsent(&mut self) -> Result<Vec<Unsent>, sqlx::Error> {
         sqlx::query_as(
-            "SELECT message.id, event_id, message.stream, subject, headers, payload, attempted \
+            "SELECT message.id, created_at, event_id, message.stream, subject, headers, payload, attempted, lost \
              FROM unnest($1::text[]) AS of (stream) CROSS JOIN LATERAL ( \
                  SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) - octet_length(payload) AS bytes_before \
-                 FROM (SELECT *, attempted_at IS NOT NULL AS attempted FROM outbox \
+                 FROM (SELECT *, attempted_at IS NOT NULL AS attempted, lost_at IS NOT NULL AS lost FROM outbox \
                        WHERE stream = of.stream AND acked_at IS NULL ORDER BY id LIMIT $2) AS first \
              ) AS message WHERE bytes_before < $3 ORDER BY message.id",
         )
@@ -130,20 +165,33 @@ impl Ledger {
 
     /// Notes the acknowledgement on the rows.
     pub(super) async fn acknowledge(&mut self, acknowledged: &Acknowledged) -> Result<(), sqlx::Error> {
-        let (ids, sequences): (Vec<i64>, Vec<i64>) = acknowledged
-            .places
-            .iter()
-            .map(|(id, sequence)| (*id, i64::try_from(*sequence).unwrap_or(i64::MAX)))
-            .unzip();
+        let places = &acknowledged.places;
+        let ids: Vec<i64> = places.iter().map(|place| place.id).collect();
+        let sequences: Vec<i64> =
+            places.iter().map(|place| i64::try_from(place.sequence).unwrap_or(i64::MAX)).collect();
+        let created: Vec<DateTime<Utc>> = places.iter().map(|place| place.created_at).collect();
         sqlx::query(
-            "UPDATE outbox SET acked_at = clock_timestamp(), ack_stream = $3, ack_stream_created = $4, \
-             ack_sequence = place.sequence FROM unnest($1::bigint[], $2::bigint[]) AS place (id, sequence) \
-             WHERE outbox.id = place.id",
+            "WITH noted AS ( \
+                 UPDATE outbox SET acked_at = clock_timestamp(), ack_stream = $3, ack_stream_created = $4, \
+                 ack_sequence = place.sequence \
+                 FROM unnest($1::bigint[], $2::bigint[], $5::timestamptz[]) AS place (id, sequence, created_at) \
+                 WHERE outbox.id = place.id AND outbox.created_at = place.created_at \
+                 RETURNING subject, ack_sequence, outbox.created_at), \
+             late AS ( \
+                 INSERT INTO outbox_late AS late (day, acked_at) \
+                 SELECT DISTINCT (created_at AT TIME ZONE 'UTC')::date, clock_timestamp() FROM noted \
+                 WHERE created_at < clock_timestamp() - interval '1 hour' \
+                 ON CONFLICT (day) DO UPDATE SET acked_at = excluded.acked_at) \
+             INSERT INTO outbox_marks AS mark (stream, subject, stream_created, sequence) \
+             SELECT $3, subject, $4, max(ack_sequence) FROM noted GROUP BY subject \
+             ON CONFLICT (stream, subject, stream_created) \
+             DO UPDATE SET sequence = greatest(mark.sequence, excluded.sequence)",
         )
         .bind(ids)
         .bind(sequences)
         .bind(acknowledged.stream)
         .bind(acknowledged.created)
+        .bind(created)
         .execute(&mut self.session)
         .await?;
         Ok(())
@@ -154,6 +202,44 @@ impl Ledger {
         let note = "UPDATE outbox SET attempted_at = clock_timestamp() WHERE id = ANY ($1)";
         sqlx::query(note).bind(ids).execute(&mut self.session).await?;
         Ok(())
+    }
+
+    /// How far the messages of each subject reach in a stream.
+    pub(super) async fn marks(&mut self, stream: &str) -> Result<Vec<Mark>, sqlx::Error> {
+        let marks = "SELECT subject, stream_created AS created, sequence FROM outbox_marks WHERE stream = $1";
+        sqlx::query_as(marks).bind(stream).fetch_all(&mut self.session).await
+    }
+
+    /// Makes what a stream lost unsent again, as if it had never been sent, and says how many messages that were. Broken
+    /// off, it begins anew, since the marks change last.
+    pub(super) async fn set_back(&mut self, stream: &str, lost: &[Lost]) -> Result<u64, RelayError> {
+        let subjects: Vec<&str> = lost.iter().map(|lost| lost.subject.as_str()).collect();
+        let created: Vec<DateTime<Utc>> = lost.iter().map(|lost| lost.created).collect();
+        let kept: Vec<i64> = lost.iter().map(|lost| i64::try_from(lost.kept).unwrap_or(i64::MAX)).collect();
+        let forget: Vec<bool> = lost.iter().map(|lost| lost.forget).collect();
+
+        let ends = sqlx::query_as("SELECT coalesce(min(id), 0), coalesce(max(id), -1) FROM outbox");
+        let (first, last): (i64, i64) = step(ends.fetch_one(&mut self.session)).await?;
+        let set_back = "UPDATE outbox SET acked_at = NULL, ack_stream = NULL, ack_stream_created = NULL, \
+             ack_sequence = NULL, attempted_at = NULL, lost_at = clock_timestamp() \
+             FROM unnest($2::text[], $3::timestamptz[], $4::bigint[]) AS lost (subject, created, kept) \
+             WHERE id >= $5 AND id < $6 AND stream = $1 AND outbox.subject = lost.subject \
+             AND ack_stream_created = lost.created AND ack_sequence > lost.kept";
+        let mut messages = 0;
+        for from in (first..=last).step_by(usize::try_from(SET_BACK_STEP).expect("it is positive")) {
+            let query = sqlx::query(set_back).bind(stream).bind(&subjects).bind(&created).bind(&kept);
+            let query = query.bind(from).bind(from.saturating_add(SET_BACK_STEP));
+            messages += step(query.execute(&mut self.session)).await?.rows_affected();
+        }
+        let marks = "WITH lost AS (SELECT * FROM \
+                 unnest($2::text[], $3::timestamptz[], $4::bigint[], $5::boolean[]) AS lost (subject, created, kept, forget)), \
+             gone AS (DELETE FROM outbox_marks AS mark USING lost WHERE forget \
+                 AND (mark.stream, mark.subject, mark.stream_created) = ($1, lost.subject, lost.created)) \
+             UPDATE outbox_marks AS mark SET sequence = kept FROM lost WHERE NOT forget \
+             AND (mark.stream, mark.subject, mark.stream_created) = ($1, lost.subject, lost.created)";
+        let query = sqlx::query(marks).bind(stream).bind(&subjects).bind(&created).bind(&kept).bind(&forget);
+        step(query.execute(&mut self.session)).await?;
+        Ok(messages)
     }
 
     pub(super) async fn report(&mut self) -> Result<Report, sqlx::Error> {
@@ -170,16 +256,13 @@ impl Ledger {
         .await
     }
 
-    /// Deletes some of what need not be kept, oldest first. True when there may be more.
+    /// Makes the outbox's partitions of the next days, drops what need not be kept of the past, and deletes some of what the
+    /// inbox need not know any more. True when there may be more of that.
     pub(super) async fn forget(&mut self) -> Result<bool, sqlx::Error> {
-        // Looks at the first rows only: a search by age would read the whole table each time it found nothing.
-        let outbox = "DELETE FROM outbox WHERE id IN ( \
-                SELECT id FROM (SELECT id, acked_at FROM outbox ORDER BY id LIMIT $1) AS first \
-                WHERE acked_at < clock_timestamp() - $2::interval)";
-        let outbox = sqlx::query(outbox).bind(FORGET_MAX).bind(OUTBOX_KEPT).execute(&mut self.session).await?;
+        sqlx::query(super::super::outbox::KEEP_PARTITIONS).execute(&mut self.session).await?;
         let inbox = "DELETE FROM inbox WHERE ctid IN ( \
                 SELECT ctid FROM inbox WHERE processed_at < clock_timestamp() - $2::interval LIMIT $1)";
-        let inbox = sqlx::query(inbox).bind(FORGET_MAX).bind(INBOX_KEPT).execute(&mut self.session).await?;
-        Ok([outbox, inbox].iter().any(|done| i64::try_from(done.rows_affected()).is_ok_and(|rows| rows >= FORGET_MAX)))
+        let forgotten = sqlx::query(inbox).bind(FORGET_MAX).bind(INBOX_KEPT).execute(&mut self.session).await?;
+        Ok(i64::try_from(forgotten.rows_affected()).is_ok_and(|rows| rows >= FORGET_MAX))
     }
 }

@@ -1,15 +1,18 @@
-//! One round of the relay: the first unsent messages of each stream are sent and what the broker says of them is noted.
+//! One round of the relay: each stream is asked what it holds where that is due, its first unsent messages are sent, and
+//! what the broker says of them is noted.
 //!
 //! Streams are independent: one that is full does not keep the other's messages. Within a stream nothing is sent before
 //! what stands in front of it has been acknowledged or is part of the same atomic batch.
 
+use async_nats::HeaderMap;
+use bytes::Bytes;
 use tracing::Span;
 
 use super::super::measures::{ByStream, RelayMeasures};
 use super::super::outbox::Stream;
-use super::ledger::{Acknowledged, Ledger, ROUND_MESSAGES_MAX, Unsent};
-use super::publisher::{Ack, PublishError, Publisher};
-use super::{RelayError, step};
+use super::super::publisher::{Ack, Outgoing, PublishError, Publisher, append};
+use super::ledger::{Acknowledged, Ledger, Place, ROUND_MESSAGES_MAX, Unsent};
+use super::{RelayError, step, survey};
 use crate::TraceContext;
 use crate::telemetry::{self, Kind};
 
@@ -29,8 +32,7 @@ pub(super) struct Outcome {
 /// What became of one stream's messages.
 #[derive(Debug, Default)]
 struct Sent {
-    /// Row and place.
-    places: Vec<(i64, u64)>,
+    places: Vec<Place>,
     /// Rows whose outcome is unknown.
     unknown: Vec<i64>,
     stuck: Option<PublishError>,
@@ -47,9 +49,16 @@ pub(super) async fn run(
     if !step(ledger.lock()).await? {
         return Ok(Outcome { more: false, stuck: None });
     }
-    let mut unsent = step(ledger.unsent()).await?;
     let (mut more, mut stuck) = (false, None);
+    let mut asked = Vec::with_capacity(Stream::ALL.len());
     for stream in Stream::ALL {
+        match survey::run(ledger, publisher, stream.name()).await? {
+            Ok(()) => asked.push(stream),
+            Err(error) => stuck = stuck.or_else(|| Some(format!("{}: {error}", stream.name()))),
+        }
+    }
+    let mut unsent = step(ledger.unsent()).await?;
+    for stream in asked {
         let messages: Vec<Unsent> = unsent.extract_if(.., |message| message.stream == stream.name()).collect();
         if messages.is_empty() {
             continue;
@@ -73,8 +82,10 @@ async fn relay(
     messages: &[Unsent],
 ) -> Result<Option<PublishError>, RelayError> {
     // Known beforehand, so that what is stored can also be noted.
-    if let Err(error) = publisher.stream_created(stream).await {
-        return Ok(Some(error));
+    match publisher.stream_created(stream).await {
+        Ok(created) if publisher.is_surveyed(stream, created) => {}
+        Ok(_) => return Ok(Some(PublishError::NotSent("the stream was made anew".to_owned()))),
+        Err(error) => return Ok(Some(error)),
     }
     // Held until what became of them is noted: that is how long it took.
     let _spans: Vec<_> = messages.iter().map(publish_span).collect();
@@ -86,7 +97,7 @@ async fn relay(
                 step(ledger.acknowledge(&acknowledged)).await?;
             }
             Err(error) => {
-                sent.unknown.extend(sent.places.iter().map(|(id, _)| id));
+                sent.unknown.extend(sent.places.iter().map(|place| place.id));
                 sent.stuck = sent.stuck.or(Some(error));
             }
         }
@@ -112,9 +123,12 @@ fn publish_span(message: &Unsent) -> Span {
 async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'static str, messages: &[Unsent]) -> Sent {
     let fresh = messages.iter().all(|message| !message.attempted);
     if fresh && messages.len() >= BATCH_MESSAGES_MIN {
-        match publisher.publish_batch(stream, messages).await {
+        let outgoing: Vec<Outgoing<'_>> = messages.iter().map(outgoing).collect();
+        match publisher.publish_batch(stream, &outgoing).await {
             Ok(ack) => {
+                let lost = messages.iter().filter(|message| message.lost).count() as u64;
                 measures.published.get_or_create(&ByStream { stream }).inc_by(messages.len() as u64);
+                measures.republished.get_or_create(&ByStream { stream }).inc_by(lost);
                 return Sent { places: places(&ack, messages), ..Sent::default() };
             }
             // Refused as a batch only; each message by itself may still be taken.
@@ -130,10 +144,10 @@ async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'sta
     }
     let mut sent = Sent::default();
     for message in messages {
-        match publisher.publish(stream, message).await {
+        match publish(publisher, stream, message).await {
             Ok(ack) => {
                 count(measures, stream, message, &ack);
-                sent.places.push((message.id, ack.sequence));
+                sent.places.push(place(message, ack.sequence));
             }
             Err(error) => {
                 if error == PublishError::Unknown {
@@ -147,14 +161,37 @@ async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'sta
     sent
 }
 
+/// Publishes one message. One that the stream lost may meet a memory of ids that outlived it; then it is not stored until
+/// the broker has forgotten its id, two minutes after the first time.
+async fn publish(publisher: &mut Publisher, stream: &'static str, message: &Unsent) -> Result<Ack, PublishError> {
+    let ack = publisher.publish(stream, &outgoing(message)).await?;
+    // Nothing on this subject was sent since the stream was asked what it holds: what is behind its last place is not there.
+    if message.lost && ack.duplicate && publisher.last_place(stream, &message.subject).await? < Some(ack.sequence) {
+        return Err(PublishError::NotSent("the stream remembers the id of a message that it lost".to_owned()));
+    }
+    Ok(ack)
+}
+
+fn outgoing(message: &Unsent) -> Outgoing<'_> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &*message.headers {
+        append(&mut headers, name, value);
+    }
+    Outgoing { subject: &message.subject, headers, payload: Bytes::copy_from_slice(&message.payload) }
+}
+
 /// A batch's messages lie one behind the other, the last one at the place of the acknowledgement.
-fn places(ack: &Ack, messages: &[Unsent]) -> Vec<(i64, u64)> {
+fn places(ack: &Ack, messages: &[Unsent]) -> Vec<Place> {
     let before_last = (0..messages.len() as u64).rev();
     messages
         .iter()
         .zip(before_last)
-        .map(|(message, before)| (message.id, ack.sequence.saturating_sub(before)))
+        .map(|(message, before)| place(message, ack.sequence.saturating_sub(before)))
         .collect()
+}
+
+fn place(message: &Unsent, sequence: u64) -> Place {
+    Place { id: message.id, created_at: message.created_at, sequence }
 }
 
 /// "Duplicate" to a message that was never sent before means that somebody else stored something under its id, or that a
@@ -162,7 +199,8 @@ fn places(ack: &Ack, messages: &[Unsent]) -> Vec<(i64, u64)> {
 fn count(measures: &RelayMeasures, stream: &'static str, message: &Unsent, ack: &Ack) {
     if !ack.duplicate {
         measures.published.get_or_create(&ByStream { stream }).inc();
-    } else if message.attempted {
+        measures.republished.get_or_create(&ByStream { stream }).inc_by(message.lost.into());
+    } else if message.attempted || message.lost {
         measures.duplicates.get_or_create(&ByStream { stream }).inc();
     } else {
         measures.suspicious_duplicates.get_or_create(&ByStream { stream }).inc();
@@ -183,6 +221,7 @@ fn is_of_stream(code: u64) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
+    use chrono::DateTime;
     use sqlx::types::Json;
     use uuid::Uuid;
 
@@ -192,15 +231,19 @@ mod tests {
     fn places_of_a_batch_count_back_from_its_last_message() {
         let message = |id| Unsent {
             id,
+            created_at: DateTime::UNIX_EPOCH,
             event_id: Uuid::nil(),
             stream: "EVENTS".into(),
             subject: "evt.identity.user.registered".into(),
             headers: Json(BTreeMap::new()),
             payload: Vec::new(),
             attempted: false,
+            lost: false,
         };
         let ack: Ack = serde_json::from_str(r#"{"stream":"EVENTS","seq":12,"batch":"b","count":3}"#).unwrap();
 
-        assert_eq!(places(&ack, &[message(3), message(5), message(9)]), [(3, 10), (5, 11), (9, 12)]);
+        let places = places(&ack, &[message(3), message(5), message(9)]);
+        let places: Vec<_> = places.iter().map(|place| (place.id, place.sequence)).collect();
+        assert_eq!(places, [(3, 10), (5, 11), (9, 12)]);
     }
 }

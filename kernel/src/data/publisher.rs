@@ -1,5 +1,5 @@
 //! Publishing to JetStream with acknowledgement, singly or in atomic batches (ADR-50), over one subscription for all
-//! replies: the client's own request keeps an entry for ever for each reply that never comes.
+//! replies: the client's own request keeps an entry for ever for each reply that never comes. Also asks what a stream holds.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,16 +8,21 @@ use async_nats::connection::State;
 use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::{Client, HeaderMap, Message, StatusCode, SubscribeError, Subscriber};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use futures::StreamExt as _;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::super::outbox::{ENVELOPE_BYTES_MAX, HEADERS_BYTES_MAX, PAYLOAD_BYTES_MAX};
-use super::ledger::Unsent;
+use super::outbox::{ENVELOPE_BYTES_MAX, HEADERS_BYTES_MAX, PAYLOAD_BYTES_MAX};
 
 /// How long an acknowledgement is waited for: a batch of a thousand on a slow disk takes a good second.
 const ACK_WAIT: Duration = Duration::from_secs(5);
+
+/// How often a stream is looked at although the connection stayed: so late is a loss noticed that no reconnect told of.
+const SURVEY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Digits of a second that the database keeps of a time.
+const TIME_DIGITS: u16 = 6;
 
 /// Publishes over one connection.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub(super) struct Publisher {
     created: HashMap<&'static str, DateTime<Utc>>,
     /// The last place given in each of those streams.
     highest: HashMap<&'static str, u64>,
+    /// When each stream was last asked for what it holds, on the present connection, and when it was made then.
+    surveyed: HashMap<&'static str, (Instant, DateTime<Utc>)>,
     /// The server and the connection's number on it.
     connection: (String, u64),
 }
@@ -84,6 +91,30 @@ struct ReplyError {
 #[derive(Deserialize)]
 struct StreamInfo {
     created: DateTime<Utc>,
+    state: StreamInfoState,
+}
+
+#[derive(Deserialize)]
+struct StreamInfoState {
+    last_seq: u64,
+}
+
+/// A message on its way to a stream.
+#[derive(Debug)]
+pub(super) struct Outgoing<'a> {
+    pub(super) subject: &'a str,
+    /// Without those that are the publisher's own.
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Bytes,
+}
+
+/// What a stream is, as far as its messages depend on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StreamState {
+    /// To the microsecond, as the database keeps it.
+    pub(super) created: DateTime<Utc>,
+    /// Its last place.
+    pub(super) last: u64,
 }
 
 pub(super) fn is_connected(client: &Client) -> bool {
@@ -101,6 +132,7 @@ impl Publisher {
             next: 0,
             created: HashMap::new(),
             highest: HashMap::new(),
+            surveyed: HashMap::new(),
             connection: (String::new(), 0),
         })
     }
@@ -119,9 +151,37 @@ impl Publisher {
         let connection = (server.server_id, server.client_id);
         if connection != self.connection {
             self.forget_streams();
+            self.surveyed.clear();
             self.connection = connection;
         }
         Ok(())
+    }
+
+    /// Whether it is time to ask the stream what it holds: `Some(true)` for the first time on this connection.
+    pub(super) fn survey_due(&self, stream: &'static str) -> Option<bool> {
+        let server = self.client.server_info();
+        if self.connection != (server.server_id, server.client_id) {
+            return Some(true);
+        }
+        match self.surveyed.get(stream) {
+            None => Some(true),
+            Some((at, _)) => (at.elapsed() >= SURVEY_INTERVAL).then_some(false),
+        }
+    }
+
+    /// Notes that what the stream holds is known.
+    pub(super) fn note_survey(&mut self, stream: &'static str, created: DateTime<Utc>) {
+        self.surveyed.insert(stream, (Instant::now(), created));
+        self.created.insert(stream, created);
+    }
+
+    /// Whether the stream is the one that was asked last. Where it is not, it is asked again.
+    pub(super) fn is_surveyed(&mut self, stream: &'static str, created: DateTime<Utc>) -> bool {
+        let surveyed = self.surveyed.get(stream).is_some_and(|(_, known)| *known == created);
+        if !surveyed {
+            self.surveyed.remove(stream);
+        }
+        surveyed
     }
 
     /// When a stream was made: with a sequence it names a message even after the stream was made anew.
@@ -129,10 +189,48 @@ impl Publisher {
         if let Some(created) = self.created.get(stream) {
             return Ok(*created);
         }
+        Ok(self.stream_state(stream).await?.created)
+    }
+
+    /// What the stream is now.
+    pub(super) async fn stream_state(&mut self, stream: &'static str) -> Result<StreamState, PublishError> {
         let token = self.send(format!("$JS.API.STREAM.INFO.{stream}"), HeaderMap::new(), Bytes::new()).await?;
         let info: StreamInfo = self.reply(&[token]).await?;
-        self.created.insert(stream, info.created);
-        Ok(info.created)
+        let created = info.created.trunc_subsecs(TIME_DIGITS);
+        self.created.insert(stream, created);
+        Ok(StreamState { created, last: info.state.last_seq })
+    }
+
+    /// The message at a place; none where the stream has none there.
+    pub(super) async fn message_at(&mut self, stream: &str, sequence: u64) -> Result<Option<Message>, PublishError> {
+        let body = format!("{{\"seq\":{sequence}}}");
+        let token = self.send(format!("$JS.API.DIRECT.GET.{stream}"), HeaderMap::new(), body.into()).await?;
+        let answer = self.answer(&[token]).await?;
+        match answer.status {
+            None => Ok(Some(answer)),
+            Some(StatusCode::NOT_FOUND) => Ok(None),
+            Some(StatusCode::NO_RESPONDERS) => Err(no_stream()),
+            Some(_) => Err(PublishError::Unknown),
+        }
+    }
+
+    /// The place of the last message on a subject; none where the stream has none.
+    pub(super) async fn last_place(&mut self, stream: &str, subject: &str) -> Result<Option<u64>, PublishError> {
+        let request = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+        let token = self.send(request, HeaderMap::new(), Bytes::new()).await?;
+        let answer = self.answer(&[token]).await?;
+        match answer.status {
+            Some(StatusCode::NOT_FOUND) => return Ok(None),
+            Some(StatusCode::NO_RESPONDERS) => return Err(no_stream()),
+            Some(_) | None => {}
+        }
+        let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get(name));
+        match header("Nats-Sequence").and_then(|sequence| sequence.as_str().parse().ok()) {
+            Some(sequence) if header("Nats-Subject").is_some_and(|found| found.as_str() == subject) => {
+                Ok(Some(sequence))
+            }
+            _ => Err(PublishError::Unknown),
+        }
     }
 
     /// Forgets when streams were made.
@@ -146,14 +244,15 @@ impl Publisher {
         let highest = self.highest.entry(stream).or_default();
         if !ack.duplicate && ack.sequence <= *highest {
             self.created.remove(stream);
+            self.surveyed.remove(stream);
         }
         *highest = ack.sequence.max(if ack.duplicate { *highest } else { 0 });
     }
 
     /// Publishes one message.
-    pub(super) async fn publish(&mut self, stream: &'static str, message: &Unsent) -> Result<Ack, PublishError> {
-        let headers = headers(message);
-        let token = self.send(message.subject.clone(), headers, Bytes::copy_from_slice(&message.payload)).await?;
+    pub(super) async fn publish(&mut self, stream: &'static str, message: &Outgoing<'_>) -> Result<Ack, PublishError> {
+        let headers = headers(stream, message);
+        let token = self.send(message.subject.to_owned(), headers, message.payload.clone()).await?;
         let ack = self.reply(&[token]).await?;
         self.note_place(stream, &ack);
         Ok(ack)
@@ -163,28 +262,24 @@ impl Publisher {
     pub(super) async fn publish_batch(
         &mut self,
         stream: &'static str,
-        messages: &[Unsent],
+        messages: &[Outgoing<'_>],
     ) -> Result<Ack, PublishError> {
         let Some(last) = messages.len().checked_sub(1) else { return Err(PublishError::Unknown) };
         let batch = self.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned();
         let mut tokens = Vec::with_capacity(2);
         for (index, message) in messages.iter().enumerate() {
-            let mut headers = headers(message);
+            let mut headers = headers(stream, message);
             append(&mut headers, "Nats-Batch-Id", &batch);
             append(&mut headers, "Nats-Batch-Sequence", &(index + 1).to_string());
             if index == last {
                 append(&mut headers, "Nats-Batch-Commit", "1");
             }
-            let payload = Bytes::copy_from_slice(&message.payload);
+            let (subject, payload) = (message.subject.to_owned(), message.payload.clone());
             if index == 0 || index == last {
-                tokens.push(
-                    self.send(message.subject.clone(), headers, payload)
-                        .await
-                        .map_err(|error| sent_some(index, error))?,
-                );
+                let sent = self.send(subject, headers, payload).await;
+                tokens.push(sent.map_err(|error| sent_some(index, error))?);
             } else {
-                let sent =
-                    timeout(ACK_WAIT, self.client.publish_with_headers(message.subject.clone(), headers, payload));
+                let sent = timeout(ACK_WAIT, self.client.publish_with_headers(subject, headers, payload));
                 if !matches!(sent.await, Ok(Ok(()))) {
                     return Err(PublishError::Unknown);
                 }
@@ -212,8 +307,13 @@ impl Publisher {
         }
     }
 
-    /// Waits for the reply to the last of `tokens`, or a refusal of any. Replies to earlier requests are passed over.
+    /// Waits for the reply to the last of `tokens`, or a refusal of any.
     async fn reply<T: for<'de> Deserialize<'de>>(&mut self, tokens: &[u64]) -> Result<T, PublishError> {
+        read(&self.answer(tokens).await?)
+    }
+
+    /// As [`Publisher::reply`], unread. Replies to earlier requests are passed over.
+    async fn answer(&mut self, tokens: &[u64]) -> Result<Message, PublishError> {
         let deadline = Instant::now() + ACK_WAIT;
         loop {
             let Ok(Some(message)) = timeout_at(deadline, self.replies.next()).await else {
@@ -227,7 +327,7 @@ impl Publisher {
             if position + 1 < tokens.len() && message.payload.is_empty() && message.status.is_none() {
                 continue;
             }
-            return read(&message);
+            return Ok(message);
         }
     }
 }
@@ -239,7 +339,7 @@ fn sent_some(index: usize, error: PublishError) -> PublishError {
 
 fn read<T: for<'de> Deserialize<'de>>(message: &Message) -> Result<T, PublishError> {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
-        return Err(PublishError::NotSent("no stream takes it, or JetStream is not up".to_owned()));
+        return Err(no_stream());
     }
     match serde_json::from_slice::<Reply<T>>(&message.payload) {
         Ok(Reply { error: Some(ReplyError { err_code, description }), .. }) => {
@@ -250,21 +350,22 @@ fn read<T: for<'de> Deserialize<'de>>(message: &Message) -> Result<T, PublishErr
     }
 }
 
-fn headers(message: &Unsent) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &*message.headers {
-        append(&mut headers, name, value);
-    }
-    append(&mut headers, "Nats-Expected-Stream", &message.stream);
+fn no_stream() -> PublishError {
+    PublishError::NotSent("no stream takes it, or JetStream is not up".to_owned())
+}
+
+fn headers(stream: &str, message: &Outgoing<'_>) -> HeaderMap {
+    let mut headers = message.headers.clone();
+    append(&mut headers, "Nats-Expected-Stream", stream);
     headers
 }
 
-/// A header that cannot be sent is left out: it must not keep its message and all behind it.
-fn append(headers: &mut HeaderMap, name: &str, value: &str) {
+/// Adds a header. One that cannot be sent is left out: it must not keep its message and all behind it.
+pub(super) fn append(headers: &mut HeaderMap, name: &str, value: &str) {
     if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
         headers.append(name, value);
     } else {
-        tracing::error!(header = name.escape_debug().to_string(), "A header of the outbox cannot be sent.");
+        tracing::error!(header = name.escape_debug().to_string(), "A header of a message cannot be sent.");
     }
 }
 
