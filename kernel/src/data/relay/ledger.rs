@@ -38,6 +38,7 @@ const FORGET_MAX: i64 = 1_000;
 #[derive(Debug)]
 pub(super) struct Ledger {
     session: PgConnection,
+    streams: Vec<Stream>,
     locked: bool,
 }
 
@@ -77,7 +78,12 @@ impl Ledger {
         // A note that is lost in a crash costs a message sent again under its id, so no note waits for the disk.
         let settings = format!("SET lock_timeout = {LOCK_WAIT_MS}; SET synchronous_commit = off");
         sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(&mut session).await?;
-        Ok(Self { session, locked: false })
+        Ok(Self { session, streams: Stream::of(database.service()), locked: false })
+    }
+
+    /// The streams that the outbox is for, in the order in which a round sends them.
+    pub(super) fn streams(&self) -> &[Stream] {
+        &self.streams
     }
 
     pub(super) async fn close(self) {
@@ -121,7 +127,7 @@ impl Ledger {
                        WHERE stream = of.stream AND acked_at IS NULL ORDER BY id LIMIT $2) AS first \
              ) AS message WHERE bytes_before < $3 ORDER BY message.id",
         )
-        .bind(Stream::ALL.map(Stream::name).as_slice())
+        .bind(self.stream_names())
         .bind(ROUND_MESSAGES_MAX)
         .bind(ROUND_BYTES_MAX)
         .fetch_all(&mut self.session)
@@ -156,6 +162,10 @@ impl Ledger {
         Ok(())
     }
 
+    fn stream_names(&self) -> Vec<&'static str> {
+        self.streams.iter().map(|stream| stream.name()).collect()
+    }
+
     pub(super) async fn report(&mut self) -> Result<Report, sqlx::Error> {
         sqlx::query_as(
             "SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE acked_at IS NULL LIMIT $2) AS unsent) AS depth, \
@@ -164,7 +174,7 @@ impl Ledger {
                      WHERE stream = of.stream AND acked_at IS NULL ORDER BY id LIMIT 1) AS oldest), 0) \
              AS oldest_unsent_age_ms",
         )
-        .bind(Stream::ALL.map(Stream::name).as_slice())
+        .bind(self.stream_names())
         .bind(DEPTH_MAX)
         .fetch_one(&mut self.session)
         .await

@@ -6,7 +6,6 @@
 use tracing::Span;
 
 use super::super::measures::{ByStream, RelayMeasures};
-use super::super::outbox::Stream;
 use super::ledger::{Acknowledged, Ledger, ROUND_MESSAGES_MAX, Unsent};
 use super::publisher::{Ack, PublishError, Publisher};
 use super::{RelayError, step};
@@ -49,7 +48,7 @@ pub(super) async fn run(
     }
     let mut unsent = step(ledger.unsent()).await?;
     let (mut more, mut stuck) = (false, None);
-    for stream in Stream::ALL {
+    for stream in ledger.streams().to_vec() {
         let messages: Vec<Unsent> = unsent.extract_if(.., |message| message.stream == stream.name()).collect();
         if messages.is_empty() {
             continue;
