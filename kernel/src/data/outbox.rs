@@ -45,6 +45,8 @@ pub enum Bucket {
 }
 
 impl Bucket {
+    const ALL: [Self; 1] = [Self::Checkpoints];
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
@@ -61,7 +63,12 @@ impl Bucket {
 }
 
 impl Stream {
-    pub(super) const ALL: [Self; 3] = [Self::Bucket(Bucket::Checkpoints), Self::Events, Self::Audit];
+    /// Those that a service may write, in the order in which a round sends them.
+    pub(super) fn of(service: &str) -> Vec<Self> {
+        let declared = subjects::service(service).map_or(&[][..], |contract| contract.buckets);
+        let buckets = Bucket::ALL.into_iter().filter(|bucket| declared.contains(&bucket.name()));
+        buckets.map(Self::Bucket).chain([Self::Events, Self::Audit]).collect()
+    }
 
     pub(super) fn name(self) -> &'static str {
         match self {

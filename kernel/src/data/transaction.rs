@@ -10,7 +10,7 @@ use subjects::{Access, Endpoint, Event};
 use tracing::{Instrument as _, Span};
 
 use super::database::{Database, is_broken};
-use super::outbox::{self, Bucket, Draft};
+use super::outbox::{self, Bucket, Draft, Stream};
 use super::record::{AuditAction, Origin};
 use crate::{Context, Error, Result, telemetry};
 
@@ -72,6 +72,10 @@ impl Transaction {
     /// Puts JSON under a key of a bucket when the transaction commits, before the events of the same transaction. The key is
     /// one word fit for a subject.
     pub async fn put(&mut self, bucket: Bucket, key: &str, value: Vec<u8>) -> Result<()> {
+        let service = self.database.service();
+        if !Stream::of(service).contains(&Stream::Bucket(bucket)) {
+            return Err(misuse(format!("{} is not a bucket of {service}", bucket.name())));
+        }
         if Token::parse(key).is_none() {
             return Err(misuse(format!("{key:?} cannot be a key of {}", bucket.name())));
         }

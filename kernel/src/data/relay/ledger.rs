@@ -33,6 +33,10 @@ const INBOX_KEPT: &str = "8 days";
 /// came on, and PostgreSQL keeps no uniqueness across partitions that are not part of the key.
 const FORGET_MAX: i64 = 10_000;
 
+/// Keys of a bucket are many, and one service writes them: one mark stands for them all, `$KV.<bucket>.>`. A regular
+/// expression of PostgreSQL's.
+const BUCKET_PREFIX: &str = r"^(\$KV\.[^.]+\.).*$";
+
 /// Numbers looked through in one step of setting back.
 const SET_BACK_STEP: i64 = 10_000;
 
@@ -40,6 +44,7 @@ const SET_BACK_STEP: i64 = 10_000;
 #[derive(Debug)]
 pub(super) struct Ledger {
     session: PgConnection,
+    streams: Vec<Stream>,
     locked: bool,
 }
 
@@ -68,6 +73,13 @@ pub(super) struct Mark {
     pub(super) created: DateTime<Utc>,
     #[sqlx(try_from = "i64")]
     pub(super) sequence: u64,
+}
+
+impl Mark {
+    /// Whether it stands for all keys of a bucket.
+    pub(super) fn is_bucket(&self) -> bool {
+        self.subject.starts_with("$KV.")
+    }
 }
 
 /// What a stream lost of one subject.
@@ -112,7 +124,12 @@ impl Ledger {
         // A note that is lost in a crash costs a message sent again under its id, so no note waits for the disk.
         let settings = format!("SET lock_timeout = {LOCK_WAIT_MS}; SET synchronous_commit = off");
         sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(&mut session).await?;
-        Ok(Self { session, locked: false })
+        Ok(Self { session, streams: Stream::of(database.service()), locked: false })
+    }
+
+    /// The streams that the outbox is for, in the order in which a round sends them.
+    pub(super) fn streams(&self) -> &[Stream] {
+        &self.streams
     }
 
     pub(super) async fn close(self) {
@@ -156,7 +173,7 @@ impl Ledger {
                        WHERE stream = of.stream AND acked_at IS NULL ORDER BY id LIMIT $2) AS first \
              ) AS message WHERE bytes_before < $3 ORDER BY message.id",
         )
-        .bind(Stream::ALL.map(Stream::name).as_slice())
+        .bind(self.stream_names())
         .bind(ROUND_MESSAGES_MAX)
         .bind(ROUND_BYTES_MAX)
         .fetch_all(&mut self.session)
@@ -183,7 +200,8 @@ impl Ledger {
                  WHERE created_at < clock_timestamp() - interval '1 hour' \
                  ON CONFLICT (day) DO UPDATE SET acked_at = excluded.acked_at) \
              INSERT INTO outbox_marks AS mark (stream, subject, stream_created, sequence) \
-             SELECT $3, subject, $4, max(ack_sequence) FROM noted GROUP BY subject \
+             SELECT $3, regexp_replace(subject, $6, '\\1>') AS mark_subject, $4, max(ack_sequence) FROM noted \
+             GROUP BY mark_subject \
              ON CONFLICT (stream, subject, stream_created) \
              DO UPDATE SET sequence = greatest(mark.sequence, excluded.sequence)",
         )
@@ -192,6 +210,7 @@ impl Ledger {
         .bind(acknowledged.stream)
         .bind(acknowledged.created)
         .bind(created)
+        .bind(BUCKET_PREFIX)
         .execute(&mut self.session)
         .await?;
         Ok(())
@@ -223,12 +242,12 @@ impl Ledger {
         let set_back = "UPDATE outbox SET acked_at = NULL, ack_stream = NULL, ack_stream_created = NULL, \
              ack_sequence = NULL, attempted_at = NULL, lost_at = clock_timestamp() \
              FROM unnest($2::text[], $3::timestamptz[], $4::bigint[]) AS lost (subject, created, kept) \
-             WHERE id >= $5 AND id < $6 AND stream = $1 AND outbox.subject = lost.subject \
+             WHERE id >= $5 AND id < $6 AND stream = $1 AND (outbox.subject = lost.subject OR lost.subject ~ $7) \
              AND ack_stream_created = lost.created AND ack_sequence > lost.kept";
         let mut messages = 0;
         for from in (first..=last).step_by(usize::try_from(SET_BACK_STEP).expect("it is positive")) {
             let query = sqlx::query(set_back).bind(stream).bind(&subjects).bind(&created).bind(&kept);
-            let query = query.bind(from).bind(from.saturating_add(SET_BACK_STEP));
+            let query = query.bind(from).bind(from.saturating_add(SET_BACK_STEP)).bind(BUCKET_PREFIX);
             messages += step(query.execute(&mut self.session)).await?.rows_affected();
         }
         let marks = "WITH lost AS (SELECT * FROM \
@@ -242,6 +261,10 @@ impl Ledger {
         Ok(messages)
     }
 
+    fn stream_names(&self) -> Vec<&'static str> {
+        self.streams.iter().map(|stream| stream.name()).collect()
+    }
+
     pub(super) async fn report(&mut self) -> Result<Report, sqlx::Error> {
         sqlx::query_as(
             "SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE acked_at IS NULL LIMIT $2) AS unsent) AS depth, \
@@ -250,7 +273,7 @@ impl Ledger {
                      WHERE stream = of.stream AND acked_at IS NULL ORDER BY id LIMIT 1) AS oldest), 0) \
              AS oldest_unsent_age_ms",
         )
-        .bind(Stream::ALL.map(Stream::name).as_slice())
+        .bind(self.stream_names())
         .bind(DEPTH_MAX)
         .fetch_one(&mut self.session)
         .await

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use tracing::Span;
 
 use super::super::measures::{ByStream, RelayMeasures};
-use super::super::outbox::Stream;
 use super::super::publisher::{Ack, Outgoing, PublishError, Publisher, append};
 use super::ledger::{Acknowledged, Ledger, Place, ROUND_MESSAGES_MAX, Unsent};
 use super::{RelayError, step, survey};
@@ -50,8 +49,8 @@ pub(super) async fn run(
         return Ok(Outcome { more: false, stuck: None });
     }
     let (mut more, mut stuck) = (false, None);
-    let mut asked = Vec::with_capacity(Stream::ALL.len());
-    for stream in Stream::ALL {
+    let mut asked = Vec::new();
+    for stream in ledger.streams().to_vec() {
         match survey::run(ledger, publisher, stream.name()).await? {
             Ok(()) => asked.push(stream),
             Err(error) => stuck = stuck.or_else(|| Some(format!("{}: {error}", stream.name()))),

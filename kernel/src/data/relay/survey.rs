@@ -26,7 +26,9 @@ pub(super) async fn run(
     let thorough = first || marks.iter().any(|mark| mark.created != state.created || mark.sequence > state.last);
     let mut lost = Vec::new();
     for mark in marks.into_iter().filter(|_| thorough) {
-        let kept = if mark.created == state.created {
+        let kept = if mark.created == state.created && mark.is_bucket() {
+            state.last
+        } else if mark.created == state.created {
             match publisher.last_place(stream, &mark.subject).await {
                 Ok(place) => place.unwrap_or(0),
                 Err(error) => return Ok(Err(error)),
