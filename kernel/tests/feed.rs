@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, jetstream};
+use bytes::Bytes;
 use kernel::feed::{Bounds, Feed, Freshness, Loss, Signal, StreamReader};
 use kernel::settings::NoSettings;
 use kernel::{Parts, Running, Service, Start, StartError};
@@ -303,6 +304,36 @@ async fn reader_that_is_too_slow_is_told_and_its_queue_is_bounded() {
     watcher.store(REGISTERED, 20).await;
     assert_eq!(watcher.event().await.1, 21);
     watcher.running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn process_that_is_too_slow_for_the_client_is_told() {
+    let server = Arc::new(Nats::start().await);
+    let client = server.client(OBSERVER).await;
+    let (ready, readied) = tokio::sync::oneshot::channel();
+
+    // On one thread, as a service: its tasks wait for each other.
+    let watched = Arc::clone(&server);
+    #[expect(clippy::disallowed_methods, reason = "a process of one thread beside the test's own")]
+    let watching = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut watcher = Watcher::fresh(&watched, "part").await;
+            ready.send(()).unwrap();
+            let loss = watcher.loss().await;
+            watcher.until_fresh().await;
+            watcher.running.stop().await.unwrap();
+            loss
+        })
+    });
+    readied.await.unwrap();
+    // More than the client keeps for one subscription, and more at once than a reader gets a turn for.
+    for _ in 0..400_000 {
+        client.publish("live.evt.identity.a.b", Bytes::new()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+
+    assert_eq!(watching.join().unwrap(), Loss::SlowConsumer);
 }
 
 #[tokio::test]

@@ -126,6 +126,16 @@ async fn services_subscribe_only_what_the_contract_says() {
             }
         }
 
+        // Watching is for who declares it; ops may watch what is live, and nobody may forge or overhear all heartbeats.
+        let may = permissions(user).expect("a user of the contract").subscribe;
+        for watched in
+            ["live.>", "live.evt.>", "live.evt.identity.user.registered", "live.jobs.x", "beat.>", "beat.auth"]
+        {
+            if !may.iter().any(|pattern| matches(pattern, watched)) {
+                refused(wire.subscribe(watched, None).await, "subscribe", user, watched);
+            }
+        }
+
         for pattern in permissions(user).expect("a user of the contract").subscribe {
             let (subject, queue) = pattern.split_once(' ').map_or((pattern.as_str(), None), |(s, q)| (s, Some(q)));
             assert_eq!(wire.subscribe(subject, queue).await.unwrap(), [""; 0], "{user} may subscribe {pattern}");

@@ -25,6 +25,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the broker may take to show that the subscription is in force.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The pause before the broker is asked again.
+const PROOF_PAUSE: Duration = Duration::from_millis(500);
+
 /// The stream's last sequence, once the subscription is in force; `None` where the broker did not answer.
 type Proof = BoxFuture<'static, Option<u64>>;
 
@@ -44,6 +47,8 @@ pub(super) struct Pump {
     beats: Beats,
     /// Whether the subscription is in force on the present connection.
     proven: bool,
+    /// Proofs that failed since the last that did not.
+    failures: u32,
     /// Whether the reader has lost and not yet begun anew.
     overrun: bool,
 }
@@ -80,6 +85,7 @@ impl Pump {
             tracker: Tracker::new(watch.subjects == ["evt.>"]),
             beats: Beats::new(watch.publishers().map(|publisher| publisher.name)),
             proven: false,
+            failures: 0,
             overrun: false,
         })
     }
@@ -151,14 +157,16 @@ impl Pump {
     /// Asks the broker for something on the same connection, whose answer proves that what was subscribed before is in
     /// force, and where the stream ends.
     fn seek_proof(&self) -> Proof {
-        let (requester, reader) = (self.requester.clone(), self.reader.clone());
+        let (requester, reader, is_first) = (self.requester.clone(), self.reader.clone(), self.failures == 0);
         async move {
             requester.round_trip(PROOF_TIMEOUT).await.ok()?;
             match reader.last_sequence().await {
                 Ok(last) => Some(last.unwrap_or(0)),
                 Err(error) => {
-                    tracing::warn!(%error, "The end of a watched stream is not known yet.");
-                    tokio::time::sleep(LOOK_INTERVAL).await;
+                    if is_first {
+                        tracing::warn!(%error, "The end of a watched stream is not known yet.");
+                    }
+                    tokio::time::sleep(PROOF_PAUSE).await;
                     None
                 }
             }
@@ -167,10 +175,13 @@ impl Pump {
     }
 
     fn prove(&mut self, last: Option<u64>) {
-        if let Some(last) = last {
-            self.tracker.begin(last);
-            self.proven = true;
-        }
+        let Some(last) = last else {
+            self.failures = self.failures.saturating_add(1);
+            return;
+        };
+        self.failures = 0;
+        self.tracker.begin(last);
+        self.proven = true;
     }
 
     fn hear(&mut self, message: &Message) {
@@ -182,7 +193,7 @@ impl Pump {
 
     fn take(&mut self, message: Message) {
         let Some(message) = StoredMessage::read(message) else {
-            tracing::warn!("A message of a feed bears no sequence.");
+            tracing::debug!("A message of a feed bears no sequence.");
             return;
         };
         match self.tracker.note(&message.subject, message.sequence, message.previous().unwrap_or(0)) {
