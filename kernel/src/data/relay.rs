@@ -22,7 +22,6 @@ use self::ledger::{Ledger, Report};
 use self::round::Outcome;
 use super::database::Database;
 use super::measures::RelayMeasures;
-use super::outbox::Stream;
 use super::publisher::{self, Publisher};
 use crate::Random;
 
@@ -190,8 +189,8 @@ impl Relay {
     }
 
     fn survey_due(&self) -> bool {
-        let due =
-            |publisher: &Publisher| Stream::ALL.iter().any(|stream| publisher.survey_due(stream.name()).is_some());
+        let streams = self.ledger.as_ref().map(Ledger::streams).unwrap_or_default();
+        let due = |publisher: &Publisher| streams.iter().any(|stream| publisher.survey_due(stream.name()).is_some());
         publisher::is_connected(&self.client) && self.publisher.as_ref().is_none_or(due)
     }
 
