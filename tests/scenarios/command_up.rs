@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use platform_tests::{command::Up, http::Http, people::Person};
+use platform_tests::{build, command::Up, http::Http, people::Person};
 use serde_json::Value;
 
 /// From an existing data folder and a built tree to ready; the platform's own bound is 5 s, on a machine of its own.
@@ -31,6 +31,7 @@ async fn up_starts_serves_stops_and_finds_its_data_again() {
     http.with_token(token.trim()).get("/api/v1/users?pageSize=1").await.json(200);
     let listed = up.command(&["audit", "list"]).await;
     assert!(listed.contains("auth.session.created"), "{listed}");
+    check_export(&up).await;
 
     // One signal ends all of it.
     let processes = pids(&admin);
@@ -131,6 +132,33 @@ fn check_modes(folder: &Path) {
         let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{}", file.display());
     }
+}
+
+/// The log in a file, whose proof needs the file and the key and finds what is done to it.
+async fn check_export(up: &Up) {
+    let file = up.data().with_file_name("log.ndjson");
+    up.command(&["audit", "export", "--out", file.to_str().unwrap()]).await;
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let checkpoints = up.command(&["audit", "checkpoints", "--json"]).await;
+    let checkpoint: Value = serde_json::from_str(checkpoints.lines().next().unwrap()).unwrap();
+    let key = checkpoint["publicKey"].as_str().unwrap();
+
+    let (held, said) = verify(&file, key).await;
+    assert!(held == Some(0) && said.starts_with("holds: "), "{said}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("SUCCESS", "DENIED", 1)).unwrap();
+    let (held, said) = verify(&file, key).await;
+    assert!(held == Some(1) && said.starts_with("ALTERED at "), "{said}");
+    std::fs::write(&file, text).unwrap();
+    let (held, said) = verify(&file, "A".repeat(43).as_str()).await;
+    assert!(held == Some(1) && said.starts_with("BAD_SIGNATURE at "), "{said}");
+}
+
+/// The exit code of `trunkline audit verify` and what it says.
+async fn verify(file: &Path, key: &str) -> (Option<i32>, String) {
+    let mut command = tokio::process::Command::new(build::command().await);
+    let output = command.args(["audit", "verify", "--public-key", key]).arg(file).output().await.unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn admin_json(folder: &Path) -> Value {

@@ -329,7 +329,8 @@ async fn export_over_nats_is_paged_ends_at_a_checkpoint_and_verifies_offline() {
 
     let (mut lines, mut pages, mut page_token) = (Vec::new(), 0, String::new());
     loop {
-        let answer = export(json!({ "from": "2026-03-01T00:00:01Z", "pageToken": page_token })).await;
+        let (from, to) = ("2026-03-01T00:00:01Z", "2026-03-01T00:01:00Z");
+        let answer = export(json!({ "from": from, "to": to, "pageToken": page_token })).await;
         assert!(answer.body.len() < 1024 * 1024, "a page fits a message: {}", answer.body.len());
         // As they came: what is hashed is the text of the details.
         let page: Page = serde_json::from_slice(&answer.body).unwrap();
