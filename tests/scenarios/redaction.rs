@@ -188,17 +188,20 @@ async fn events(admin: &Http) -> String {
 /// Every table that has rows, as text; the outboxes among them hold what the streams hold.
 async fn tables(platform: &Platform, markers: &Markers) -> Vec<(String, String, String)> {
     let mut database = platform.superuser().await;
-    let names: Vec<String> = sqlx::query_scalar(
-        "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('identity', 'auth', 'audit')",
+    let names: Vec<(String, bool)> = sqlx::query_as(
+        "SELECT schemaname || '.' || tablename, EXISTS (
+             SELECT FROM information_schema.columns
+             WHERE table_schema = schemaname AND table_name = tablename AND column_name = 'payload')
+         FROM pg_tables WHERE schemaname IN ('identity', 'auth', 'audit')",
     )
     .fetch_all(&mut database)
     .await
     .unwrap();
     assert!(names.len() >= 12, "{names:?}");
     let mut tables = Vec::new();
-    for name in names {
+    for (name, has_payload) in names {
         // Bytes as text where they are text: a payload in hexadecimal would hide what it holds.
-        let payloads = if name.contains(".outbox") { "|| convert_from(payload, 'UTF8')" } else { "" };
+        let payloads = if has_payload { "|| convert_from(payload, 'UTF8')" } else { "" };
         let query = format!("SELECT string_agg(t::text {payloads}, E'\\n') FROM {name} t");
         let text: Option<String> = sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut database).await.unwrap();
         let marker = match name.as_str() {
