@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use platform_tests::{Platform, Setup, http::Reply, load::Load, people::Person, wait};
+use platform_tests::{Platform, Setup, http::Reply, load::Load, people::Person, traces::outline, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -27,6 +27,54 @@ async fn every_change_is_one_entry_with_actor_address_and_request() {
     assert!(uuid::Uuid::parse_str(entry["id"].as_str().unwrap()).is_ok());
     let refused = http.signed_in(&person.email, &person.password).await.get("/api/v1/audit/entries").await;
     refused.problem(403, "permission_denied");
+}
+
+/// What a recorded action passes, in order.
+const HOPS: &[(&str, &str)] = &[
+    ("gateway", "http.identity.create_user"),
+    ("identity", "endpoint.identity.create_user"),
+    ("identity", "outbox.message.publish"),
+    ("audit", "consumer.audit.handle"),
+];
+
+#[tokio::test]
+async fn action_is_handed_over_in_its_transaction_and_the_service_goes_on_without_audit() {
+    let platform = Setup::new().traces().start().await;
+    let admin = platform.admin().await;
+    platform.settled().await;
+
+    // Audit is down: the action is done, its record lies in the acting service's outbox and then in the stream.
+    platform.process("audit", 1).stop().await.unwrap();
+    let person = Person::new();
+    let mut form = person.registration();
+    form["roles"] = json!(["user"]);
+    let created = admin.post("/api/v1/users", &form).await;
+    let user = created.json(201);
+    let mut database = platform.superuser().await;
+    let (record, traceparent): (String, String) = wait::until("the record is stored", async || {
+        let query = "SELECT convert_from(payload, 'UTF8'), headers ->> 'traceparent' FROM identity.outbox
+                     WHERE subject = 'audit.identity.user.created' AND acked_at IS NOT NULL
+                     AND convert_from(payload, 'UTF8')::json -> 'target' ->> 'id' = $1";
+        sqlx::query_as(query).bind(user["id"].as_str().unwrap()).fetch_optional(&mut database).await.unwrap()
+    })
+    .await;
+    let record: Value = serde_json::from_str(&record).unwrap();
+    assert_eq!((&record["outcome"], &record["requestId"]), (&json!("SUCCESS"), &json!(created.header("x-request-id"))));
+
+    // It comes back and takes what waits, once, in the trace of the request.
+    platform.process("audit", 1).start().await.unwrap();
+    platform.process("audit", 1).ready(wait::WAIT_MAX).await.unwrap();
+    let entry =
+        platform.audit_entry(&admin, "identity.user.created", |entry| entry["target"]["id"] == user["id"]).await;
+    assert_eq!((&entry["id"], &entry["traceId"]), (&record["id"], &record["traceId"]));
+    assert!(traceparent.contains(record["traceId"].as_str().unwrap()));
+    let trace = platform.traces().trace_with(|span| span.is(&HOPS[0]), HOPS).await;
+    let hop = |hop: &(&str, &str)| trace.iter().find(|span| span.is(hop)).expect("waited for");
+    for (below, above) in [(1, 0), (2, 1)] {
+        let (below, above) = (hop(&HOPS[below]), hop(&HOPS[above]));
+        assert!(below.is_under(above, &trace), "{} is under {}:\n{}", below.name, above.name, outline(&trace));
+    }
+    platform.check_audit_log().await;
 }
 
 #[tokio::test]

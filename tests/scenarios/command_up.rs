@@ -95,6 +95,33 @@ async fn up_restarts_what_dies_and_says_so_in_admin_json() {
 }
 
 #[tokio::test]
+async fn up_makes_the_streams_anew_when_the_brokers_store_is_gone_and_nothing_is_missing_afterwards() {
+    let up = Up::start(&["--sync", "interval"]).await;
+    let http = Http::new(&up.admin().gateway_url.unwrap());
+    Person::registered(&http).await;
+    let ops = up.user("ops").connect().await.client;
+    let stored = async || -> Option<u64> {
+        let answer = ops.request("$JS.API.STREAM.INFO.EVENTS", "".into()).await.ok()?;
+        serde_json::from_slice::<Value>(&answer.payload).unwrap()["state"]["messages"].as_u64()
+    };
+    // The first administrator's creation, and a registration.
+    let before = platform_tests::wait::until("both events", async || stored().await.filter(|count| *count >= 2)).await;
+
+    let broker = process(&admin_json(&up.data()), "nats-server")["pid"].as_u64().unwrap();
+    std::fs::remove_dir_all(up.data().join("nats/jetstream")).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(broker).unwrap()).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+
+    platform_tests::wait::until("every event again", async || stored().await.filter(|count| *count == before)).await;
+    Person::registered(&http).await;
+    platform_tests::wait::until("one more", async || stored().await.filter(|count| *count == before + 1)).await;
+    up.stop().await;
+}
+
+#[tokio::test]
 async fn up_refuses_wrong_settings_at_once_and_names_all_of_them() {
     let (exit, output) = Up::refused(&["--set", "auth.nonsense=1", "--set", "auth.access_token_ttl_ms=0"]).await;
 

@@ -11,7 +11,6 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use kernel::settings::Secret;
 use serde_json::json;
-use subjects::broker::PROVISION;
 use tokio::time::{Instant, sleep};
 
 use self::ends::Ends;
@@ -21,8 +20,7 @@ use super::output::print;
 use crate::platform::admin::AdminFile;
 use crate::platform::database::DATABASE;
 use crate::platform::deployment::{self, Deployment};
-use crate::platform::nats::streams::Declaration;
-use crate::platform::nats::{SyncMode, client};
+use crate::platform::nats::SyncMode;
 use crate::platform::ports::Port;
 use crate::platform::programs::{self, Programs};
 use crate::platform::servers::{self, Servers};
@@ -88,6 +86,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<()> {
     }
     tokio::select! {
         result = platform.keep_listed() => result?,
+        result = platform.keep_declared() => result?,
         () = ends.next() => {}
     }
     if let Some(file) = &arguments.ready_file {
@@ -102,11 +101,7 @@ async fn start(arguments: &Arguments) -> Result<Platform> {
         tokio::try_join!(Servers::start(servers_options(arguments)?), Programs::find_or_build(Terminal::Stderr))?;
     let databases = servers.databases();
     let account = servers.accounts().first().context("a platform has one account")?.clone();
-    let declare = async {
-        let (url, ca_file) = (servers.nats_url(), arguments.nats.ca.file.as_deref());
-        let client = client::connect_trusting(url, &account.key_file(PROVISION), PROVISION, ca_file).await?;
-        Declaration::committed().apply(&client).await.context("declaring the streams")
-    };
+    let declare = platform::declare(&servers, arguments.nats.ca.file.as_deref());
     tokio::try_join!(databases.migrate(DATABASE), declare)?;
 
     let (mut env, service_env) = environment(&arguments.settings);
@@ -142,7 +137,7 @@ async fn start(arguments: &Arguments) -> Result<Platform> {
     admin.nats_monitoring_url = servers.monitoring_url().map(str::to_owned);
     admin.postgres_url = servers.postgres().map(|_| servers.databases().superuser_url(DATABASE).expose().to_owned());
     file.write(&admin)?;
-    let platform = Platform { deployment, servers, file };
+    let platform = Platform { deployment, servers, file, ca_file: arguments.nats.ca.file.clone() };
 
     platform.deployment.ready().await?;
     answers(platform.deployment.gateway_url().as_deref()).await?;

@@ -1,22 +1,41 @@
 //! What runs once everything is ready: kept listed, told of, stopped.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use subjects::broker::PROVISION;
 
 use super::super::output::print;
 use super::Arguments;
 use super::ends::Ends;
 use crate::platform::admin::{self, AdminFile};
 use crate::platform::deployment::Deployment;
+use crate::platform::nats::client;
+use crate::platform::nats::streams::{Changes, Declaration};
 use crate::platform::servers::Servers;
 use crate::platform::supervisor::Process;
+
+/// How long our nats-server may take to serve again once it was started.
+const SERVES_WITHIN: Duration = Duration::from_mins(1);
+/// The pause before the streams are declared again where that failed.
+const DECLARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything that runs.
 pub(super) struct Platform {
     pub(super) deployment: Deployment,
     pub(super) servers: Servers,
     pub(super) file: AdminFile,
+    /// Who vouches for a NATS server that speaks TLS.
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// Brings streams and consumers to what is declared.
+pub(super) async fn declare(servers: &Servers, ca_file: Option<&Path>) -> Result<Changes> {
+    let account = servers.accounts().first().context("a platform has one account")?;
+    let key_file = account.key_file(PROVISION);
+    let client = client::connect_trusting(servers.nats_url(), &key_file, PROVISION, ca_file).await?;
+    Declaration::committed().apply(&client).await.context("declaring the streams")
 }
 
 impl Platform {
@@ -43,6 +62,36 @@ impl Platform {
             }
             if let Err(error) = self.list() {
                 tracing::warn!(error = format!("{error:#}"), "the list of processes is out of date");
+            }
+        }
+    }
+
+    /// Declares the streams again whenever our nats-server was started anew: its store may be gone, and then what the outboxes
+    /// still have is sent again into streams that must be there.
+    pub(super) async fn keep_declared(&self) -> Result<()> {
+        let Some(nats) = self.servers.nats() else { return std::future::pending().await };
+        let mut states = nats.changes();
+        let mut declared = nats.state().starts;
+        loop {
+            let starts = states.wait_for(|state| state.starts != declared).await?.starts;
+            let anew = async {
+                nats.ready(SERVES_WITHIN).await?;
+                declare(&self.servers, self.ca_file.as_deref()).await
+            };
+            match anew.await {
+                Ok(Changes(changes)) => {
+                    declared = starts;
+                    if !changes.is_empty() {
+                        tracing::warn!(
+                            changes = changes.join("; "),
+                            "nats-server has lost what was declared; it was made anew"
+                        );
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "the streams cannot be declared yet");
+                    tokio::time::sleep(DECLARE_INTERVAL).await;
+                }
             }
         }
     }
