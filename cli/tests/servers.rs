@@ -27,7 +27,7 @@ async fn servers_take_the_declaration_once_and_survive_a_kill() {
         let first = declaration.apply(&client).await.unwrap();
         let second = declaration.apply(&client).await.unwrap();
 
-        assert_eq!(first.0.len(), 3, "two streams and a consumer are made: {first:?}");
+        assert_eq!(first.0.len(), 5, "four streams and a consumer are made: {first:?}");
         assert!(second.0.is_empty(), "nothing is left to do: {second:?}");
     }
 
@@ -76,5 +76,5 @@ async fn a_declaration_that_would_lose_messages_is_refused() {
     let larger = Declaration::committed().with_bytes_max(65 * 1024 * 1024).apply(&client).await.unwrap();
 
     assert!(format!("{smaller:#}").contains("max_bytes would shrink"), "{smaller:#}");
-    assert_eq!(larger.0.len(), 2, "both streams grow: {larger:?}");
+    assert_eq!(larger.0.len(), 4, "each stream grows: {larger:?}");
 }

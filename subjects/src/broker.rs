@@ -174,9 +174,11 @@ mod tests {
         for user in users().into_iter().filter(|&user| user != "gateway") {
             let Permissions { publish, subscribe } = permissions(user).unwrap();
             let buckets = service(user).map_or(&[][..], |service| service.buckets);
+            let handles_letters = user == OPS || service(user).is_some_and(|service| !service.consumers.is_empty());
             let own: Vec<String> = [format!("AUDIT.audit.{user}.>"), format!("EVENTS.evt.{user}.>")]
                 .into_iter()
                 .chain(buckets.iter().map(|bucket| format!("KV_{bucket}")))
+                .chain(handles_letters.then(|| dead_letter::STREAM.to_owned()))
                 .collect();
             let mut read = publish.iter().filter_map(|s| s.strip_prefix("$JS.API.DIRECT.GET."));
             assert!(read.all(|what| own.iter().any(|own| own == what)), "{user}");
