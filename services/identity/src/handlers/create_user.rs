@@ -21,6 +21,7 @@ pub(crate) async fn create_user(identity: &Identity, cx: &Context, request: Crea
         return Err(IdentityError::EmailTaken.into());
     };
     let roles = new_user.roles.iter().map(|role| role.as_str().to_owned()).collect();
+    tx.name_target(&user.email);
     tx.publish(&UserCreated { user_id: id.to_string(), roles }).await?;
     tx.commit().await?;
     Ok(user.into())
