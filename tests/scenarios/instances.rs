@@ -116,7 +116,7 @@ async fn mixed_load(platform: &Platform) -> Load {
 
 /// Requests served by each instance, from discovery.
 async fn served(ops: &Broker) -> BTreeMap<(String, String), u64> {
-    let stats = ops.gather("$SRV.STATS", Duration::from_millis(300)).await;
+    let stats = ops.gather("$SRV.STATS").await;
     stats
         .iter()
         .map(|stats| {
