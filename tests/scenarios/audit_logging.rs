@@ -139,6 +139,12 @@ async fn entries_are_filtered_by_actor_action_target_outcome_and_time() {
     assert!(list(format!("target={session}&to={time}")).await.is_empty(), "`to` is exclusive");
 }
 
+/// How long audit stays away besides, by `FAULTS_AWAY_S`: a minute when all is shown, nothing by default.
+fn away_for() -> Duration {
+    let seconds = std::env::var("FAULTS_AWAY_S").ok().map(|seconds| seconds.parse().expect("a number of seconds"));
+    Duration::from_secs(seconds.unwrap_or(0))
+}
+
 #[tokio::test]
 async fn audit_away_under_load_fails_no_request_and_misses_nothing() {
     let platform = Setup::new().start().await;
@@ -155,6 +161,7 @@ async fn audit_away_under_load_fails_no_request_and_misses_nothing() {
     let audit = platform.process("audit", 1);
     audit.stop().await.unwrap();
     load.proceed(60).await;
+    tokio::time::sleep(away_for()).await;
     audit.start().await.unwrap();
     audit.ready(wait::WAIT_MAX).await.unwrap();
     load.proceed(20).await;
