@@ -25,6 +25,14 @@ pub struct Transaction {
     span: Span,
 }
 
+/// What came of a commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Where authorisation changed and this was heard of: the place of its event, for who wants to be answered from
+    /// knowledge that is as new. Else empty.
+    pub consistency_token: String,
+}
+
 impl Transaction {
     pub(super) fn new(
         database: Database,
@@ -91,7 +99,7 @@ impl Transaction {
     /// Commits, and wakes the relay where there is something to send.
     ///
     /// When the connection breaks meanwhile, whether the change was made is unknown: 503 `outcome_unknown`.
-    pub async fn commit(self) -> Result<()> {
+    pub async fn commit(self) -> Result<Committed> {
         let outcome = self.inner.commit().instrument(self.span).await;
         if self.filled_outbox {
             self.database.wake_relay();
@@ -103,7 +111,8 @@ impl Transaction {
             } else {
                 error.into()
             }
-        })
+        })?;
+        Ok(Committed::default())
     }
 }
 
@@ -123,7 +132,7 @@ impl Database {
             details,
         };
         transaction.record(action).await?;
-        transaction.commit().await
+        transaction.commit().await.map(|_| ())
     }
 }
 
