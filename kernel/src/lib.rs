@@ -5,6 +5,7 @@
 
 mod admin;
 mod bucket;
+pub mod cache;
 mod caller;
 mod clock;
 pub mod compute;
@@ -31,6 +32,7 @@ mod trace;
 mod wire;
 
 pub use bucket::{BucketReader, Stored};
+pub use cache::{Cache, Caches};
 pub use caller::{Caller, Reply};
 pub use clock::Clock;
 pub use compute::ComputePool;

@@ -12,8 +12,8 @@ use crate::settings::{Process, Settings};
 use crate::sockets::InheritedSockets;
 use crate::status::Status;
 use crate::{
-    Caller, Clock, ComputePool, Consumers, Context, Database, Feeds, Ids, Lifecycle, Metrics, Random, StartError,
-    TokenVerifier, start,
+    Caches, Caller, Clock, ComputePool, Consumers, Context, Database, Feeds, Ids, Lifecycle, Metrics, Random,
+    StartError, TokenVerifier, start,
 };
 
 /// A deployable service. `kernel::run::<Self>()` is all of its `main`.
@@ -66,6 +66,8 @@ pub struct Parts<T> {
     pub tokens: TokenVerifier,
     /// For what every instance sees as it happens, as its contract's `watches` declare.
     pub feeds: Feeds,
+    /// For what is worth keeping at hand.
+    pub caches: Caches,
     /// Decides permissions, for who serves outside of the kernel's endpoints: the gateway.
     pub decide: Arc<dyn Decide>,
     /// Threads for work that keeps a core busy.

@@ -22,7 +22,7 @@ use crate::sockets::InheritedSockets;
 use crate::status::Status;
 use crate::tokens::CallerKeys;
 use crate::{
-    Clock, ComputePool, Consumers, Database, Feeds, Ids, Lifecycle, Metrics, Random, Service, StartError,
+    Caches, Clock, ComputePool, Consumers, Database, Feeds, Ids, Lifecycle, Metrics, Random, Service, StartError,
     TokenVerifier, admin,
 };
 
@@ -111,6 +111,7 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
     let drain_timeout = process.drain_timeout();
     let limits = process.endpoints.clone();
     let feeds = Feeds::new(connection.clone(), requester.clone(), &metrics, &life);
+    let caches = Caches::new(&metrics);
     let decide: Arc<dyn Decide> = Arc::new(ByRoleClaim);
     let patience = process.consumers.clone();
     let built = S::build(Parts {
@@ -123,6 +124,7 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
         ids,
         tokens: tokens.clone(),
         feeds,
+        caches,
         decide: Arc::clone(&decide),
         compute: ComputePool::new(),
         metrics: metrics.clone(),

@@ -83,6 +83,8 @@ pub fn of(service: &ServiceContract) -> Permissions {
         // Without its publishers' heartbeats, silence could be mistaken for peace.
         subscribe.extend(watch.publishers().map(|publisher| crate::subject::beat(publisher.name)));
         publish.insert(format!("$JS.API.DIRECT.GET.{}", watch.stream));
+        // Where its sequences begin anew, what was known of them is void.
+        publish.insert(format!("$JS.API.STREAM.INFO.{}", watch.stream));
     }
     subscribe.extend(service.consumers.iter().map(|c| format!("{} {name}", dead_letter::replay(c.durable))));
     if !service.endpoints.is_empty() {
