@@ -68,6 +68,10 @@ module!(
     auth, "auth", served
 );
 module!(
+    /// Roles, what they permit, and decisions.
+    authz, "authz", served
+);
+module!(
     /// Users, their credentials and their roles.
     identity, "identity", served
 );

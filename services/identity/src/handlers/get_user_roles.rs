@@ -16,5 +16,5 @@ pub(crate) async fn get_user_roles(
     let id = UserId::parse(&request.user_id).map_err(IdentityError::from)?;
     let mut connection = identity.database.pool().acquire().await?;
     let roles = storage::find_roles(&mut connection, id).await?.ok_or(IdentityError::NotFound(id))?;
-    Ok(GetUserRolesReply { roles })
+    Ok(GetUserRolesReply { roles, groups: Vec::new() })
 }

@@ -1,0 +1,5 @@
+//! What happens at each endpoint, one file each.
+
+mod authorize;
+
+pub(crate) use authorize::authorize;
