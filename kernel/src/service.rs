@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use subjects::ServiceContract;
 
-use crate::endpoint::{Decide, Routes};
+use crate::authorization::{Changes, Decide};
+use crate::endpoint::Routes;
 use crate::readiness::Readiness;
 use crate::settings::{Process, Settings};
 use crate::sockets::InheritedSockets;
@@ -35,6 +36,11 @@ pub trait Service: Sized + Send + Sync + 'static {
 
     /// Takes the messages of the durable consumers that the contract declares, all of them.
     fn consumers(_consumers: &mut Consumers<Self>) {}
+
+    /// Who decides the permissions of its own endpoints; by default authz, which is asked where nothing is at hand.
+    fn decide(self: &Arc<Self>) -> Option<Arc<dyn Decide>> {
+        None
+    }
 
     /// What it does beside answering, from when it serves until `life` stops. Returning before that is a failure.
     fn run(self: Arc<Self>, life: Lifecycle) -> impl Future<Output = Result<(), StartError>> + Send {
@@ -68,6 +74,8 @@ pub struct Parts<T> {
     pub feeds: Feeds,
     /// For what is worth keeping at hand.
     pub caches: Caches,
+    /// For who keeps what rests on who may what.
+    pub changes: Changes,
     /// Decides permissions, for who serves outside of the kernel's endpoints: the gateway.
     pub decide: Arc<dyn Decide>,
     /// Threads for work that keeps a core busy.

@@ -76,7 +76,7 @@ impl Caches {
         &self,
         name: &'static str,
         bounds: Bounds,
-        weigh: fn(&K, &V) -> u64,
+        weigh: fn(&K, &V, &[T]) -> u64,
     ) -> Cache<K, V, T> {
         let measures = self.0.of(name);
         Cache(Arc::new(Inner { state: Mutex::new(State::new(bounds, weigh, measures.clone())), measures }))
@@ -116,9 +116,18 @@ impl<K: Name, V: Clone, T: Name> Cache<K, V, T> {
         F: FnOnce() -> R,
         R: Future<Output = Result<Filled<V, T>>>,
     {
-        if let Some(value) = self.get(&key) {
-            return Ok(value);
+        match self.get(&key) {
+            Some(value) => Ok(value),
+            None => self.fill(key, fill).await,
         }
+    }
+
+    /// The same for who has looked already and found nothing.
+    pub async fn fill<F, R>(&self, key: K, fill: F) -> Result<V>
+    where
+        F: FnOnce() -> R,
+        R: Future<Output = Result<Filled<V, T>>>,
+    {
         let arrived = self.state().version();
         loop {
             let boarding = self.state().board(&key);

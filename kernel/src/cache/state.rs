@@ -18,7 +18,7 @@ const PLACES_AT_FIRST: usize = 1_024;
 
 pub(super) struct State<K: Name, V: Clone, T: Name> {
     entries: Entries<K, V, T>,
-    weigh: fn(&K, &V) -> u64,
+    weigh: fn(&K, &V, &[T]) -> u64,
     /// What an entry weighs at least, so that no more than their bound fit.
     least: u64,
     /// Whose entries a tag drops. Only tags of entries that are there.
@@ -82,7 +82,7 @@ impl<K, V, T> Lifecycle<K, Entry<V, T>> for Evictions {
 }
 
 impl<K: Name, V: Clone, T: Name> State<K, V, T> {
-    pub(super) fn new(bounds: Bounds, weigh: fn(&K, &V) -> u64, measures: Measures) -> Self {
+    pub(super) fn new(bounds: Bounds, weigh: fn(&K, &V, &[T]) -> u64, measures: Measures) -> Self {
         let places = bounds.entries.max(1);
         let hasher = DefaultHashBuilder::default();
         Self {
@@ -158,7 +158,7 @@ impl<K: Name, V: Clone, T: Name> State<K, V, T> {
         for tag in &tags {
             self.tagged.entry(tag.clone()).or_default().insert(key.clone());
         }
-        let weight = (self.weigh)(&key, &value).max(self.least);
+        let weight = (self.weigh)(&key, &value, &tags).max(self.least);
         let entry = Entry { value, tags: tags.into(), weight };
         let mut evicted = Evicted::default();
         self.entries.insert_with_lifecycle(key, entry, &mut evicted);

@@ -11,7 +11,7 @@ use crate::{Error, Random};
 
 fn cache<K: Name, V: Clone + Send + Sync + 'static, T: Name>(bounds: Bounds) -> (Cache<K, V, T>, Metrics) {
     let metrics = Metrics::new();
-    (Caches::new(&metrics).open("things", bounds, |_, _| 1), metrics)
+    (Caches::new(&metrics).open("things", bounds, |_, _, _| 1), metrics)
 }
 
 const MANY: Bounds = Bounds { entries: 1_000, weight: 1_000 };
@@ -163,7 +163,7 @@ async fn neither_bound_is_crossed() {
     let metrics = Metrics::new();
     let caches = Caches::new(&metrics);
     let few: Cache<u32, Vec<u8>, u32> =
-        caches.open("things", Bounds { entries: 100, weight: 1_000_000 }, |_, value| value.len() as u64);
+        caches.open("things", Bounds { entries: 100, weight: 1_000_000 }, |_, value, _| value.len() as u64);
     for key in 0..1_000 {
         few.get_or_fill(key, async || Ok(Filled::tagged(vec![0; 10], [key % 7, key]))).await.unwrap();
         assert!(few.len() <= 100);
@@ -172,7 +172,7 @@ async fn neither_bound_is_crossed() {
     assert!(few.state().is_indexed_exactly());
 
     let light: Cache<u32, Vec<u8>, u32> =
-        caches.open("light", Bounds { entries: 1_000, weight: 10_000 }, |_, value| value.len() as u64);
+        caches.open("light", Bounds { entries: 1_000, weight: 10_000 }, |_, value, _| value.len() as u64);
     for key in 0..1_000 {
         light.get_or_fill(key, async || Ok(Filled::new(vec![0; 1_000]))).await.unwrap();
         assert!(light.len() <= 10);

@@ -10,6 +10,9 @@ use tokio::task::unconstrained;
 
 use super::StoredMessage;
 
+/// Messages that may be passed over before others of the process are let run.
+const PASSED_OVER_AT_ONCE: u32 = 32;
+
 #[derive(Debug)]
 pub(super) struct Live(Vec<Source>);
 
@@ -34,13 +37,18 @@ impl Live {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<StoredMessage>> {
         // The client hands messages out in the order of the stream: when one subscription has brought a message and a look at
         // another one after that finds it empty, nothing can come there that stands before it.
+        let mut passed_over = 0;
         loop {
             let mut found = false;
             for source in self.0.iter_mut().filter(|source| source.head.is_none()) {
-                match source.poll(cx) {
+                match source.subscriber.poll_next_unpin(cx) {
                     Poll::Ready(Some(message)) => {
-                        source.head = Some(message);
+                        source.head = StoredMessage::read(message);
                         found = true;
+                        if source.head.is_none() {
+                            tracing::debug!("A message of a feed bears no sequence.");
+                            passed_over += 1;
+                        }
                     }
                     Poll::Ready(None) => return Poll::Ready(None),
                     Poll::Pending => {}
@@ -49,27 +57,16 @@ impl Live {
             if !found {
                 break;
             }
+            if passed_over >= PASSED_OVER_AT_ONCE {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
         let place = |source: &Source| source.head.as_ref().map(|message| message.sequence);
         let first = self.0.iter_mut().filter(|source| source.head.is_some()).min_by_key(|source| place(source));
         match first.and_then(|source| source.head.take()) {
             Some(message) => Poll::Ready(Some(message)),
             None => Poll::Pending,
-        }
-    }
-}
-
-impl Source {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<StoredMessage>> {
-        loop {
-            match self.subscriber.poll_next_unpin(cx) {
-                Poll::Ready(Some(message)) => match StoredMessage::read(message) {
-                    Some(message) => return Poll::Ready(Some(message)),
-                    None => tracing::debug!("A message of a feed bears no sequence."),
-                },
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
         }
     }
 }

@@ -30,7 +30,7 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const PROOF_PAUSE: Duration = Duration::from_millis(500);
 
 /// Messages after which others of the process are let run.
-const MESSAGES_AT_ONCE: u32 = 128;
+const MESSAGES_AT_ONCE: u32 = 32;
 
 /// Where what is watched ends, once the subscription is in force; `None` where the broker did not answer.
 type Proof = BoxFuture<'static, Option<Place>>;

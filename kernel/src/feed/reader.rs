@@ -97,7 +97,12 @@ impl StreamReader {
         let info = self.info().await?;
         let mut sequence = info.state.first_seq.saturating_sub(1);
         for filter in filters {
-            let page = self.read(&json!({ "last_by_subj": filter })).await?;
+            // A literal one is asked for in the subject, so that the broker can hold a reader to it.
+            let page = if filter.contains(['*', '>']) {
+                self.read(&json!({ "last_by_subj": filter })).await?
+            } else {
+                self.get(format!("$JS.API.DIRECT.GET.{}.{filter}", self.stream), Bytes::new(), true).await?
+            };
             sequence = page.messages.first().map_or(sequence, |message| message.sequence.max(sequence));
         }
         Ok(Place { created: info.created.trunc_subsecs(6), sequence })
@@ -137,9 +142,12 @@ impl StreamReader {
 
     async fn read(&self, query: &Value) -> Result<Page, ReadError> {
         let subject = format!("$JS.API.DIRECT.GET.{}", self.stream);
-        let mut answers = self.ask(subject, Bytes::from(query.to_string())).await?;
+        self.get(subject, Bytes::from(query.to_string()), query.get("batch").is_none()).await
+    }
+
+    async fn get(&self, subject: String, question: Bytes, single: bool) -> Result<Page, ReadError> {
+        let mut answers = self.ask(subject, question).await?;
         let deadline = Instant::now() + READ_TIMEOUT;
-        let single = query.get("batch").is_none();
         let mut page = Page::default();
         loop {
             let Ok(Some(message)) = timeout_at(deadline, answers.next()).await else { return Err(ReadError::Late) };
