@@ -7,14 +7,19 @@ pub mod domain;
 mod error;
 mod handlers;
 mod holdings;
+mod knowledge;
 mod storage;
 
+use std::sync::Arc;
+
+use kernel::authorization::Decide;
 use kernel::endpoint::Routes;
-use kernel::{Caller, Context, Database, Error, Parts, Result, Service, Settings, StartError};
+use kernel::{Context, Error, Parts, Result, Service, Settings, StartError};
 use serde::{Deserialize, Serialize};
 use subjects::ServiceContract;
 use subjects::authz::v1::{AuthorizeReply, AuthorizeRequest, AuthzService, CONTRACT, register};
-use subjects::identity::v1::IdentityClient;
+
+use knowledge::Knowledge;
 
 /// The section `authz`: nothing can be set yet.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -30,8 +35,7 @@ impl Settings for AuthzSettings {
 /// The service.
 #[derive(Debug)]
 pub struct Authz {
-    database: Database,
-    identity: IdentityClient<Caller>,
+    knowledge: Arc<Knowledge>,
 }
 
 impl Service for Authz {
@@ -42,11 +46,16 @@ impl Service for Authz {
     }
 
     async fn build(parts: Parts<AuthzSettings>) -> Result<Self, StartError> {
-        Ok(Self { database: parts.database, identity: IdentityClient::new(parts.caller) })
+        let Parts { database, caller, changes, caches, .. } = parts;
+        Ok(Self { knowledge: Knowledge::new(database, caller, &changes, &caches) })
     }
 
     fn routes(routes: &mut Routes<Self>) {
         register(routes);
+    }
+
+    fn decide(self: &Arc<Self>) -> Option<Arc<dyn Decide>> {
+        Some(Arc::<Knowledge>::clone(&self.knowledge))
     }
 }
 
