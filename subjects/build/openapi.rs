@@ -90,7 +90,7 @@ fn operation(service: &Service, endpoint: &Endpoint, http: &Http, schemas: &mut 
         "x-idempotent": endpoint.idempotent,
     });
     match &endpoint.access {
-        Access::Public | Access::Internal(_) => operation["security"] = json!([]),
+        Access::Public | Access::Internal { .. } => operation["security"] = json!([]),
         Access::Token => operation["security"] = json!([{ "bearer": [] }]),
         Access::Permission(permission) => {
             operation["security"] = json!([{ "bearer": [] }]);

@@ -133,6 +133,10 @@ impl Draft {
         }
     }
 
+    pub(super) fn id(&self) -> Uuid {
+        self.id
+    }
+
     fn check(&self) -> Result<()> {
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         if self.payload.len() <= PAYLOAD_BYTES_MAX && headers <= HEADERS_BYTES_MAX {

@@ -7,11 +7,14 @@ use sqlx::{PgConnection, Postgres};
 use subjects::audit::v1::Outcome;
 use subjects::subject::Token;
 use subjects::{Access, Endpoint, Event};
+use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
+use uuid::Uuid;
 
 use super::database::{Database, is_broken};
 use super::outbox::{self, Bucket, Draft, Stream};
 use super::record::{AuditAction, Origin};
+use crate::authorization::changes;
 use crate::{Context, Error, Result, telemetry};
 
 /// A transaction for one request or message. Dropped without [`commit`](Transaction::commit), it is rolled back.
@@ -22,6 +25,9 @@ pub struct Transaction {
     database: Database,
     origin: Origin,
     filled_outbox: bool,
+    /// The last event that changes who may what.
+    change: Option<Uuid>,
+    until: Instant,
     span: Span,
 }
 
@@ -41,7 +47,7 @@ impl Transaction {
         span: Span,
     ) -> Self {
         let origin = Origin::new(cx, telemetry::trace_of(&span).unwrap_or_else(|| cx.trace()));
-        Self { inner, database, origin, filled_outbox: false, span }
+        Self { inner, database, origin, filled_outbox: false, change: None, until: cx.deadline(), span }
     }
 
     /// Makes this user the actor of what is published and recorded from here on: for a request without an access token by
@@ -65,8 +71,11 @@ impl Transaction {
             outcome: contract.outcome,
             details: String::from_utf8(subjects::json::encode(event)).expect("JSON is UTF-8"),
         };
-        let drafts = vec![Draft::event(&self.origin, event), Draft::record(&self.origin, &action)];
-        self.write(drafts).await
+        let draft = Draft::event(&self.origin, event);
+        if subjects::AUTHORIZATION.subjects.contains(&contract.subject) {
+            self.change = Some(draft.id());
+        }
+        self.write(vec![draft, Draft::record(&self.origin, &action)]).await
     }
 
     /// Writes the record of an action that no event stands for to the audit log.
@@ -96,13 +105,16 @@ impl Transaction {
         Ok(())
     }
 
-    /// Commits, and wakes the relay where there is something to send.
+    /// Commits, and wakes the relay where there is something to send. Where who may what was changed, it then waits, at most
+    /// 200 ms, until the event has come by here as it does in every other process: who hears of success after that finds the
+    /// change in force.
     ///
     /// When the connection breaks meanwhile, whether the change was made is unknown: 503 `outcome_unknown`.
     pub async fn commit(self) -> Result<Committed> {
-        let outcome = self.inner.commit().instrument(self.span).await;
-        if self.filled_outbox {
-            self.database.wake_relay();
+        let Self { inner, database, filled_outbox, change, until, span, .. } = self;
+        let outcome = inner.commit().instrument(span).await;
+        if filled_outbox {
+            database.wake_relay();
         }
         outcome.map_err(|error| {
             if is_broken(&error) {
@@ -112,7 +124,14 @@ impl Transaction {
                 error.into()
             }
         })?;
-        Ok(Committed::default())
+        let mut committed = Committed::default();
+        if let (Some(event), Some(changes)) = (change, database.changes()) {
+            let within = changes::WAIT_MAX.min(until.saturating_duration_since(Instant::now()));
+            if let Some(token) = changes.await_event(event, within).await {
+                committed.consistency_token = token.to_string();
+            }
+        }
+        Ok(committed)
     }
 }
 

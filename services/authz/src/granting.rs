@@ -7,7 +7,7 @@ use subjects::audit::v1::Outcome;
 use crate::Authz;
 use crate::domain::{Holdings, Pattern, Policy, Role, RoleName};
 use crate::error::AuthzError;
-use crate::grounds::parse_user_id;
+use crate::knowledge::parse_user_id;
 
 /// What somebody may give on: what they may do by the roles they hold, as identity says now.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ impl Giver {
     /// The caller. Read anew, since what is cached could be behind by the moment that matters.
     pub(crate) async fn find(authz: &Authz, cx: &Context) -> Result<Self> {
         let user_id = parse_user_id(cx.user_id()?).map_err(AuthzError::from)?;
-        Ok(Self(authz.read_holdings(cx, user_id).await?))
+        Ok(Self(authz.knowledge.read_holdings(cx, user_id).await?))
     }
 
     /// Of what the role would permit or inherit in place of what it was before, the first that the giver may not do. `policy`

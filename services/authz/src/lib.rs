@@ -7,10 +7,13 @@ mod catalogue;
 pub mod domain;
 mod error;
 mod granting;
-mod grounds;
 mod handlers;
+mod knowledge;
 mod storage;
 
+use std::sync::Arc;
+
+use kernel::authorization::Decide;
 use kernel::endpoint::Routes;
 use kernel::settings::NoSettings;
 use kernel::{Caller, Context, Database, Error, Parts, Result, Service, StartError};
@@ -25,15 +28,17 @@ use subjects::authz::v1::{
 use subjects::identity::v1::IdentityClient;
 
 use domain::Catalogue;
+use knowledge::Knowledge;
 
 /// The service.
 #[derive(Debug)]
 pub struct Authz {
     database: Database,
     identity: IdentityClient<Caller>,
-    /// In order of name.
+    /// What the contract declares, in order of name.
     declared: Vec<Permission>,
     catalogue: Catalogue,
+    knowledge: Arc<Knowledge>,
 }
 
 impl Service for Authz {
@@ -44,17 +49,20 @@ impl Service for Authz {
     }
 
     async fn build(parts: Parts<NoSettings>) -> Result<Self, StartError> {
+        let Parts { database, caller, changes, caches, .. } = parts;
         let declared = catalogue::declared();
-        Ok(Self {
-            database: parts.database,
-            identity: IdentityClient::new(parts.caller),
-            catalogue: catalogue::catalogue(&declared),
-            declared,
-        })
+        let catalogue = catalogue::catalogue(&declared);
+        let identity = IdentityClient::new(caller);
+        let knowledge = Knowledge::new(database.clone(), identity.clone(), catalogue.clone(), &changes, &caches);
+        Ok(Self { database, identity, declared, catalogue, knowledge })
     }
 
     fn routes(routes: &mut Routes<Self>) {
         register(routes);
+    }
+
+    fn decide(self: &Arc<Self>) -> Option<Arc<dyn Decide>> {
+        Some(Arc::<Knowledge>::clone(&self.knowledge))
     }
 }
 

@@ -15,7 +15,8 @@ mod storage;
 
 use std::sync::Arc;
 
-use kernel::endpoint::{Decide, Routes};
+use kernel::authorization::Decide;
+use kernel::endpoint::Routes;
 use kernel::{Caller, Context, Database, Error, Lifecycle, Parts, Result, Service, StartError};
 use subjects::ServiceContract;
 use subjects::authz::v1::AuthzClient;

@@ -68,8 +68,13 @@ impl Engine {
         }
         let mut engine = Self { version, roles, by_permission: HashMap::default(), by_pattern, policy };
         let named = engine.policy.roles().flat_map(|role| &role.permissions).filter(|pattern| !pattern.has_wildcard());
-        let by_permission =
-            named.chain(declared).map(|permission| (permission.as_str().into(), engine.work_out(permission))).collect();
+        let mut by_permission: HashMap<Box<str>, RoleSet, RandomState> = HashMap::default();
+        for permission in named {
+            by_permission.insert(permission.as_str().into(), engine.work_out(permission));
+        }
+        for permission in declared {
+            by_permission.insert(permission.as_str().into(), engine.work_out(permission));
+        }
         engine.by_permission = by_permission;
         engine
     }

@@ -3,23 +3,29 @@
 use kernel::{Context, Result};
 use subjects::authz::v1::{AuthorizeReply, AuthorizeRequest};
 
+use super::parse_consistency;
 use crate::Authz;
 use crate::domain::Pattern;
 use crate::error::AuthzError;
-use crate::grounds::parse_user_id;
+use crate::knowledge::parse_user_id;
 
 pub(crate) async fn authorize(authz: &Authz, cx: &Context, request: AuthorizeRequest) -> Result<AuthorizeReply> {
     let user_id = parse_user_id(&request.user_id).map_err(AuthzError::from)?;
     let permission = Pattern::parse(&request.permission).map_err(AuthzError::from)?;
-    let grounds = authz.grounds(cx, user_id).await?;
+    let consistency = parse_consistency(&request.consistency_token)?;
 
-    let allowed = grounds.permit(permission.as_str());
-    // Also those without a role: an answer must not outlive their being made.
-    let mut roles: Vec<String> = grounds.held.roles().map(str::to_owned).collect();
-    let inherited = grounds.held.roles().flat_map(|role| grounds.engine.policy().with_inherited(role));
-    roles.extend(inherited.map(|role| role.name.to_string()));
+    let known = authz.knowledge.of_user(cx, user_id, consistency).await?;
+
+    let inherited = known.holdings.roles().flat_map(|role| known.engine.policy().with_inherited(role));
+    let mut roles: Vec<String> = inherited.map(|role| role.name.to_string()).collect();
+    // Also those without a role, which may be made one day.
+    roles.extend(known.holdings.roles().map(str::to_owned));
     roles.sort_unstable();
     roles.dedup();
-    let group_ids = grounds.held.groups.iter().map(|group| group.id.clone()).collect();
-    Ok(AuthorizeReply { allowed, roles, group_ids, consistency_token: String::new() })
+    Ok(AuthorizeReply {
+        allowed: known.allows(permission.as_str()),
+        roles,
+        group_ids: known.holdings.groups.iter().map(|group| group.id.clone()).collect(),
+        consistency_token: known.token.map(|token| token.to_string()).unwrap_or_default(),
+    })
 }

@@ -1,5 +1,9 @@
 //! Whether users have permissions, and why: for people and other programs. About oneself a token is enough.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use kernel::authorization::Consistency;
 use kernel::{Context, Error, FieldError, Result};
 use subjects::Endpoint;
 use subjects::authz::v1::explain_reply::{self, Type};
@@ -9,26 +13,29 @@ use subjects::authz::v1::{
 };
 use uuid::Uuid;
 
+use super::parse_consistency;
 use crate::Authz;
 use crate::domain::{Explanation, Fault, Pattern, Step, explain as explain_policy};
 use crate::error::AuthzError;
-use crate::grounds::{Grounds, parse_user_id};
+use crate::knowledge::{Known, parse_user_id};
 
 /// Questions of one batch.
 const CHECKS_MAX: usize = 1_000;
 
 pub(crate) async fn check(authz: &Authz, cx: &Context, request: CheckRequest) -> Result<CheckReply> {
     let (user_id, permission) = parse(&request.user_id, &request.permission).map_err(AuthzError::from)?;
+    let consistency = parse_consistency(&request.consistency_token)?;
     admit(authz, cx, &CHECK, &[user_id]).await?;
-    let grounds = authz.grounds(cx, user_id, &request.consistency_token).await?;
-    known(&grounds, &permission).map_err(AuthzError::from)?;
-    Ok(CheckReply { allowed: grounds.permit(permission.as_str()) })
+    let user = authz.knowledge.of_user(cx, user_id, consistency).await?;
+    known(&user, &permission).map_err(AuthzError::from)?;
+    Ok(CheckReply { allowed: user.allows(permission.as_str()) })
 }
 
 pub(crate) async fn check_batch(authz: &Authz, cx: &Context, request: CheckBatchRequest) -> Result<CheckBatchReply> {
     if request.checks.len() > CHECKS_MAX {
         return Err(Error::field("/checks", "too_many", "Ask at most 1,000 questions at once."));
     }
+    let consistency = parse_consistency(&request.consistency_token)?;
     let mut questions = Vec::with_capacity(request.checks.len());
     for (index, check) in request.checks.iter().enumerate() {
         questions.push(parse(&check.user_id, &check.permission).map_err(|fault| at(index, fault))?);
@@ -36,28 +43,28 @@ pub(crate) async fn check_batch(authz: &Authz, cx: &Context, request: CheckBatch
     let users: Vec<Uuid> = questions.iter().map(|(user_id, _)| *user_id).collect();
     admit(authz, cx, &CHECK_BATCH, &users).await?;
 
+    let look = authz.knowledge.look(consistency).await?;
+    let mut asked: HashMap<Uuid, Known> = HashMap::new();
     let mut results = Vec::with_capacity(questions.len());
-    let mut last: Option<(Uuid, Grounds)> = None;
     for (index, (user_id, permission)) in questions.into_iter().enumerate() {
-        // Questions about one user mostly stand together.
-        let grounds = match last.take() {
-            Some((asked, grounds)) if asked == user_id => grounds,
-            _ => authz.grounds(cx, user_id, &request.consistency_token).await?,
+        let user = match asked.entry(user_id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(look.at_user(cx, user_id).await?),
         };
-        known(&grounds, &permission).map_err(|fault| at(index, fault))?;
-        results.push(CheckReply { allowed: grounds.permit(permission.as_str()) });
-        last = Some((user_id, grounds));
+        known(user, &permission).map_err(|fault| at(index, fault))?;
+        results.push(CheckReply { allowed: user.allows(permission.as_str()) });
     }
     Ok(CheckBatchReply { results })
 }
 
 pub(crate) async fn explain(authz: &Authz, cx: &Context, request: ExplainRequest) -> Result<ExplainReply> {
     let (user_id, permission) = parse(&request.user_id, &request.permission).map_err(AuthzError::from)?;
+    let consistency = parse_consistency(&request.consistency_token)?;
     admit(authz, cx, &EXPLAIN, &[user_id]).await?;
-    let grounds = authz.grounds(cx, user_id, &request.consistency_token).await?;
-    known(&grounds, &permission).map_err(AuthzError::from)?;
-    let told = explain_policy(&grounds.engine, &grounds.held, &permission);
-    if told.allowed != grounds.permit(permission.as_str()) {
+    let user = authz.knowledge.of_user(cx, user_id, consistency).await?;
+    known(&user, &permission).map_err(AuthzError::from)?;
+    let told = explain_policy(&user.engine, &user.holdings, &permission);
+    if told.allowed != user.allows(permission.as_str()) {
         return Err(Error::internal().with_source("Explain and Check disagree"));
     }
     Ok(told.into())
@@ -72,7 +79,7 @@ async fn admit(authz: &Authz, cx: &Context, endpoint: &'static Endpoint, users: 
     let subjects::Access::Permission(permission) = LIST_USER_PERMISSIONS.access else {
         return Err(Error::internal().with_source("ListUserPermissions has no permission"));
     };
-    if authz.grounds(cx, caller, "").await?.permit(permission) {
+    if authz.knowledge.of_user(cx, caller, Consistency::Any).await?.allows(permission) {
         return Ok(());
     }
     authz.database.record_denied(cx, endpoint).await?;
@@ -84,8 +91,8 @@ fn parse(user_id: &str, permission: &str) -> Result<(Uuid, Pattern), Fault> {
 }
 
 /// What nobody declares and no role names is a slip, rather than something that is denied.
-fn known(grounds: &Grounds, permission: &Pattern) -> Result<(), Fault> {
-    if grounds.engine.knows(permission) {
+fn known(user: &Known, permission: &Pattern) -> Result<(), Fault> {
+    if user.engine.knows(permission) {
         return Ok(());
     }
     let detail = "Name a permission that ListPermissions shows, or a pattern that covers one.";

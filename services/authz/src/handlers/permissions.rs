@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kernel::authorization::Consistency;
 use kernel::page::Page;
 use kernel::{Context, Result};
 use subjects::authz::v1::list_user_permissions_reply::UserPermission;
@@ -12,7 +13,7 @@ use subjects::authz::v1::{
 use crate::Authz;
 use crate::domain::Pattern;
 use crate::error::AuthzError;
-use crate::grounds::parse_user_id;
+use crate::knowledge::parse_user_id;
 
 pub(crate) fn list_permissions(authz: &Authz, request: &ListPermissionsRequest) -> Result<ListPermissionsReply> {
     let page = Page::<String>::parse("permissions", request.page_size, &request.page_token)?;
@@ -31,14 +32,14 @@ pub(crate) async fn list_user_permissions(
     let user_id = parse_user_id(&request.user_id).map_err(AuthzError::from)?;
     let list = format!("permissions of {user_id}");
     let page = Page::<String>::parse(list, request.page_size, &request.page_token)?;
-    let grounds = authz.grounds(cx, user_id, "").await?;
-    if !grounds.held.counts {
+    let known = authz.knowledge.of_user(cx, user_id, Consistency::Any).await?;
+    if !known.holdings.counts {
         return Err(AuthzError::UserNotFound.into());
     }
 
     let mut permissions: BTreeMap<&Pattern, BTreeSet<&str>> = BTreeMap::new();
-    for role in grounds.held.roles() {
-        for pattern in grounds.engine.policy().permissions_of([role]) {
+    for role in known.holdings.roles() {
+        for pattern in known.engine.policy().permissions_of([role]) {
             permissions.entry(pattern).or_default().insert(role);
         }
     }

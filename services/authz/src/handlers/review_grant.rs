@@ -6,13 +6,13 @@ use subjects::authz::v1::{ReviewGrantReply, ReviewGrantRequest};
 
 use crate::Authz;
 use crate::error::AuthzError;
-use crate::grounds::parse_user_id;
+use crate::knowledge::parse_user_id;
 use crate::storage;
 
 /// Answered from where things are stored, never from what is cached.
 pub(crate) async fn review_grant(authz: &Authz, cx: &Context, request: ReviewGrantRequest) -> Result<ReviewGrantReply> {
     let user_id = parse_user_id(&request.user_id).map_err(AuthzError::from)?;
-    let held = authz.read_holdings(cx, user_id).await?;
+    let held = authz.knowledge.read_holdings(cx, user_id).await?;
     let names: Vec<String> = held.roles().map(str::to_owned).chain(request.roles.iter().cloned()).collect();
     let policy = storage::load_policy_of(&mut *authz.database.pool().acquire().await?, &names).await?;
 
