@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use subjects::{FieldError, Problem};
@@ -16,15 +17,18 @@ type Source = Box<dyn StdError + Send + Sync>;
 /// A refusal or failure as the caller sees it.
 ///
 /// `Display` is for logs: status, code and detail, without the source. The detail must never hold a secret: it is sent.
+/// Cloned where several wait for one outcome.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     status: u16,
     code: Cow<'static, str>,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     retry_after: Option<Duration>,
-    source: Option<Source>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
@@ -101,7 +105,7 @@ impl Error {
 
     /// Keeps the cause for the log. It is never sent.
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 

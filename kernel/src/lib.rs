@@ -4,7 +4,9 @@
 //! the broker, reads the system clock, starts a thread or sets up telemetry.
 
 mod admin;
+pub mod authorization;
 mod bucket;
+pub mod cache;
 mod caller;
 mod clock;
 pub mod compute;
@@ -31,11 +33,12 @@ mod trace;
 mod wire;
 
 pub use bucket::{BucketReader, Stored};
+pub use cache::{Cache, Caches};
 pub use caller::{Caller, Reply};
 pub use clock::Clock;
 pub use compute::ComputePool;
 pub use context::{Actor, Client, Context};
-pub use data::{AuditAction, Bucket, Consumers, Database, Message, Transaction, page};
+pub use data::{AuditAction, Bucket, Committed, Consumers, Database, Message, Transaction, page};
 pub use error::{Error, Result, StartError};
 pub use feed::Feeds;
 pub use lifecycle::Lifecycle;

@@ -40,6 +40,8 @@ pub enum Name {
     Tokens,
     /// Times the signing keys were fetched, by outcome.
     KeyFetches,
+    /// Permissions decided, by where the answer came from.
+    Decisions,
 }
 
 impl Name {
@@ -57,6 +59,7 @@ impl Name {
             Self::NatsErrors => ("trunkline_nats_errors", "Complaints of the broker or its client"),
             Self::Tokens => ("trunkline_tokens", "Access tokens looked at"),
             Self::KeyFetches => ("trunkline_key_fetches", "Times the signing keys were fetched"),
+            Self::Decisions => ("trunkline_decisions", "Permissions decided, by where the answer came from"),
         }
     }
 }

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use subjects::ServiceContract;
 
-use crate::endpoint::{Decide, Routes};
+use crate::authorization::{Changes, Decide};
+use crate::endpoint::Routes;
 use crate::readiness::Readiness;
 use crate::settings::{Process, Settings};
 use crate::sockets::InheritedSockets;
 use crate::status::Status;
 use crate::{
-    Caller, Clock, ComputePool, Consumers, Context, Database, Feeds, Ids, Lifecycle, Metrics, Random, StartError,
-    TokenVerifier, start,
+    Caches, Caller, Clock, ComputePool, Consumers, Context, Database, Feeds, Ids, Lifecycle, Metrics, Random,
+    StartError, TokenVerifier, start,
 };
 
 /// A deployable service. `kernel::run::<Self>()` is all of its `main`.
@@ -35,6 +36,11 @@ pub trait Service: Sized + Send + Sync + 'static {
 
     /// Takes the messages of the durable consumers that the contract declares, all of them.
     fn consumers(_consumers: &mut Consumers<Self>) {}
+
+    /// Who decides the permissions of its own endpoints; by default authz, which is asked where nothing is at hand.
+    fn decide(self: &Arc<Self>) -> Option<Arc<dyn Decide>> {
+        None
+    }
 
     /// What it does beside answering, from when it serves until `life` stops. Returning before that is a failure.
     fn run(self: Arc<Self>, life: Lifecycle) -> impl Future<Output = Result<(), StartError>> + Send {
@@ -66,6 +72,10 @@ pub struct Parts<T> {
     pub tokens: TokenVerifier,
     /// For what every instance sees as it happens, as its contract's `watches` declare.
     pub feeds: Feeds,
+    /// For what is worth keeping at hand.
+    pub caches: Caches,
+    /// For who keeps what rests on who may what.
+    pub changes: Changes,
     /// Decides permissions, for who serves outside of the kernel's endpoints: the gateway.
     pub decide: Arc<dyn Decide>,
     /// Threads for work that keeps a core busy.

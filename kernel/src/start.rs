@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use crate::authorization::{Changes, Decide, Decisions, Nobody};
 use crate::caller::Caller;
 use crate::data::consumer::ConsumerParts;
 use crate::data::measures::{ConsumerMeasures, RelayMeasures};
 use crate::data::migrations;
 use crate::data::relay::Relay;
 use crate::discovery::Discovery;
-use crate::endpoint::{ByRoleClaim, Decide, Routes, Server, ServerParts};
+use crate::endpoint::{Routes, Server, ServerParts};
 use crate::metrics::Name;
 use crate::nats::{self, Connection, Requester};
 use crate::readiness::Readiness;
@@ -22,7 +23,7 @@ use crate::sockets::InheritedSockets;
 use crate::status::Status;
 use crate::tokens::CallerKeys;
 use crate::{
-    Clock, ComputePool, Consumers, Database, Feeds, Ids, Lifecycle, Metrics, Random, Service, StartError,
+    Caches, Clock, ComputePool, Consumers, Database, Feeds, Ids, Lifecycle, Metrics, Random, Service, StartError,
     TokenVerifier, admin,
 };
 
@@ -111,7 +112,16 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
     let drain_timeout = process.drain_timeout();
     let limits = process.endpoints.clone();
     let feeds = Feeds::new(connection.clone(), requester.clone(), &metrics, &life);
-    let decide: Arc<dyn Decide> = Arc::new(ByRoleClaim);
+    let caches = Caches::new(&metrics);
+    let changes = Changes::new();
+    let decide: Arc<dyn Decide> = if contract.is_guard() {
+        database.tell_of(&changes);
+        let decisions = Decisions::new(caller.clone(), &changes, &caches, &metrics);
+        changes.open(&feeds).await?;
+        decisions
+    } else {
+        Arc::new(Nobody)
+    };
     let patience = process.consumers.clone();
     let built = S::build(Parts {
         settings,
@@ -123,6 +133,8 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
         ids,
         tokens: tokens.clone(),
         feeds,
+        caches,
+        changes,
         decide: Arc::clone(&decide),
         compute: ComputePool::new(),
         metrics: metrics.clone(),
@@ -133,6 +145,7 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
         status: status.clone(),
     });
     let built = Arc::new(built.await?);
+    let decide = built.decide().unwrap_or(decide);
     tokens.keep_fresh(&infrastructure);
     if S::DATABASE {
         start_relay(&database, &connection, &random, &metrics, &infrastructure);

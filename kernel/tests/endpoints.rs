@@ -13,7 +13,7 @@ use prost::Message as _;
 use subjects::identity::v1::{RegisterReply, RegisterRequest, User};
 use tokio::time::{Instant, timeout};
 
-use crate::probe::{Keys, ask, body, headers, metric, refusal};
+use crate::probe::{Authz, Keys, ask, body, headers, metric, refusal};
 use crate::servers::nats::{Nats, OBSERVER};
 
 const REGISTER: &str = "svc.identity.v1.register";
@@ -174,6 +174,8 @@ async fn requests_that_ask_for_an_answer_elsewhere_or_none_are_dropped() {
 async fn token_and_permission_decide() {
     let server = Nats::start().await;
     let keys = Keys::serve(&server).await;
+    let authz = Authz::serve(&server).await;
+    authz.know("a-1", true, &["admin"], &[]);
     let running = probe::start(&server).await;
     let client = server.client(OBSERVER).await;
     let bearer = |token: &str| format!("Bearer {token}");
@@ -186,6 +188,9 @@ async fn token_and_permission_decide() {
     assert_eq!((refusal(&me), body(&me)["id"].as_str()), (None, Some("u-1")));
     assert_eq!(refused(LIST_USERS, &admin).await, None);
     assert_eq!(refused(LIST_USERS, &user).await, Some((403, "permission_denied".to_owned())));
+    // What the token says of roles grants nothing.
+    let pretender = bearer(&keys.token("u-2", &["admin"]));
+    assert_eq!(refused(LIST_USERS, &pretender).await, Some((403, "permission_denied".to_owned())));
     for bad in ["Bearer x.y.z", "Basic abc", "Bearer", "", &user[..user.len() - 2]] {
         assert_eq!(refused(GET_ME, bad).await, Some((401, "invalid_token".to_owned())), "{bad}");
         assert_eq!(refused(REGISTER, bad).await, None, "a public endpoint looks at no token");
@@ -203,6 +208,8 @@ async fn bound_fields_come_from_the_context_only() {
     use subjects::wire::v1::{Binding, CallContext};
 
     let server = Nats::start().await;
+    let authz = Authz::serve(&server).await;
+    authz.know("a-1", true, &["admin"], &[]);
     let keys = Keys::serve(&server).await;
     let running = probe::start(&server).await;
     let client = server.client(OBSERVER).await;

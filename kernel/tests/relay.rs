@@ -59,7 +59,7 @@ fn context() -> Context {
 async fn register(database: &Database, user: impl Into<String>) -> kernel::Result<()> {
     let mut transaction = database.begin(&context()).await?;
     transaction.publish(&UserRegistered { user_id: user.into() }).await?;
-    transaction.commit().await
+    transaction.commit().await.map(|_| ())
 }
 
 async fn unsent(database: &Database) -> i64 {

@@ -32,7 +32,9 @@ pub fn document(contract: &Contract) -> Result<String> {
                 Access::Public => "public".to_owned(),
                 Access::Token => "token".to_owned(),
                 Access::Permission(permission) => format!("permission {permission}"),
-                Access::Internal(callers) => format!("internal {}", callers.join(",")),
+                // Which services guard something follows from the other operations.
+                Access::Internal { guards: true, .. } => "internal guards".to_owned(),
+                Access::Internal { callers, .. } => format!("internal {}", callers.join(",")),
             };
             let route = e.http.as_ref().map(|h| format!("{} {}", h.method.to_uppercase(), h.path));
             let shape = json!({ "access": access, "route": route, "request": e.request.full_name(), "reply": e.reply.full_name() });

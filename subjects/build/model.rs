@@ -52,7 +52,7 @@ pub enum Access {
     Public,
     Token,
     Permission(String),
-    Internal(Vec<String>),
+    Internal { callers: Vec<String>, guards: bool },
 }
 
 pub struct Http {
@@ -74,6 +74,7 @@ pub struct Event {
     pub target_type: String,
     pub target_field: String,
     pub outcome: String,
+    pub changes_authorization: bool,
 }
 
 pub struct Consumer {
@@ -148,6 +149,7 @@ impl Contract {
         }
         services.sort_by(|a, b| a.name.cmp(&b.name));
         check_consumers(&services)?;
+        admit_guards(&mut services);
         resolve_calls(&mut services)?;
         check_routes(&services)?;
         Ok(Self { pool: pool.clone(), services })
@@ -173,7 +175,8 @@ fn endpoint(service: &str, method: &prost_reflect::MethodDescriptor, options: &D
         Access::Permission(permission)
     } else if options.has_field_by_name("internal") {
         let internal = options.get_field_by_name("internal").ok_or("the option has `internal`")?;
-        Access::Internal(internal.as_message().map(|internal| texts(internal, "callers")).unwrap_or_default())
+        let internal = internal.as_message().ok_or("`internal` is a message")?;
+        Access::Internal { callers: texts(internal, "callers"), guards: flag(internal, "guards") }
     } else {
         return Err("has no access rule: say public, token, permission or internal".into());
     };
@@ -183,8 +186,8 @@ fn endpoint(service: &str, method: &prost_reflect::MethodDescriptor, options: &D
         .map(|method| (method, text(options, method)))
         .find(|(_, path)| !path.is_empty());
     let http = match (route, &access) {
-        (Some(_), Access::Internal(_)) => return Err("is internal and must not have an HTTP route".into()),
-        (None, Access::Internal(_)) => None,
+        (Some(_), Access::Internal { .. }) => return Err("is internal and must not have an HTTP route".into()),
+        (None, Access::Internal { .. }) => None,
         (None, _) => return Err("has no HTTP route; say internal if it must not have one".into()),
         (Some((method, path)), _) => {
             let path_fields: Vec<String> = path
@@ -279,7 +282,13 @@ fn event(service: &str, message: &MessageDescriptor, options: &DynamicMessage) -
         .get_field_by_name(&target_field)
         .filter(|field| field.kind() == Kind::String && !field.is_list())
         .ok_or_else(|| format!("its target field `{target_field}` is not one of its strings"))?;
+    let changes_authorization = flag(options, "changes_authorization");
+    let names = |field: &str| message.get_field_by_name(field).is_some_and(|field| field.kind() == Kind::String);
+    if changes_authorization && !["user_id", "group_id", "role"].into_iter().any(names) {
+        return Err("changes authorization and names neither user_id nor group_id nor role".into());
+    }
     Ok(Event {
+        changes_authorization,
         description: comment(&message.parent_file(), message.path()),
         message: message.clone(),
         subject,
@@ -310,6 +319,28 @@ fn check_consumers(services: &[Service]) -> Result<()> {
     Ok(())
 }
 
+/// Lets every guard call what is internal to guards: who has an operation behind a permission, and the gateway.
+fn admit_guards(services: &mut [Service]) {
+    let is_guard = |service: &Service| service.endpoints.iter().any(|e| matches!(e.access, Access::Permission(_)));
+    let guards: Vec<String> = services.iter().filter(|service| is_guard(service)).map(|s| s.name.clone()).collect();
+    let mut implied = Vec::new();
+    for service in services.iter_mut() {
+        let own = service.name.clone();
+        for endpoint in &mut service.endpoints {
+            if let Access::Internal { callers, guards: true } = &mut endpoint.access {
+                callers.extend(guards.iter().filter(|&guard| *guard != own).cloned());
+                callers.sort_unstable();
+                callers.dedup();
+                implied.push(format!("{own}.{}", endpoint.rpc));
+            }
+        }
+    }
+    for service in services.iter_mut().filter(|service| guards.contains(&service.name)) {
+        let others = implied.iter().filter(|call| !call.starts_with(&format!("{}.", service.name)));
+        service.calls.extend(others.cloned());
+    }
+}
+
 /// Turns `identity.GetUserRoles` into subjects, and holds callers and callees to the same list.
 fn resolve_calls(services: &mut [Service]) -> Result<()> {
     let mut subjects = BTreeMap::new();
@@ -317,10 +348,10 @@ fn resolve_calls(services: &mut [Service]) -> Result<()> {
     for service in &*services {
         for endpoint in &service.endpoints {
             let name = format!("{}.{}", service.name, endpoint.rpc);
-            if let Access::Internal(callers) = &endpoint.access {
+            if let Access::Internal { callers, .. } = &endpoint.access {
                 internal.extend(callers.iter().map(|caller| (caller.clone(), name.clone())));
             }
-            subjects.insert(name, (endpoint.subject.clone(), matches!(endpoint.access, Access::Internal(_))));
+            subjects.insert(name, (endpoint.subject.clone(), matches!(endpoint.access, Access::Internal { .. })));
         }
     }
     for service in services.iter_mut() {

@@ -18,7 +18,9 @@ pub fn generate(contract: &Contract, out: &Path) -> Result<()> {
     writeln!(all, "pub static SERVICES: &[&ServiceContract] = &[{}];", list.join(", "))?;
     let mut calls: Vec<&str> = contract
         .endpoints()
-        .filter(|(_, endpoint)| endpoint.http.is_some())
+        .filter(|(_, endpoint)| {
+            endpoint.http.is_some() || matches!(endpoint.access, Access::Internal { guards: true, .. })
+        })
         .map(|(_, endpoint)| endpoint.subject.as_str())
         .collect();
     calls.sort_unstable();
@@ -30,6 +32,27 @@ pub fn generate(contract: &Contract, out: &Path) -> Result<()> {
          description: \"The HTTP edge.\", endpoints: &[], events: &[], calls: &{calls:?}, consumers: &[], watches: &[\
          WatchContract {{ stream: \"EVENTS\", subjects: &[\"evt.>\"] }}], buckets: &[] }};",
         env!("CARGO_PKG_VERSION"),
+    )?;
+    let mut changes: Vec<&str> = contract
+        .services
+        .iter()
+        .flat_map(|service| &service.events)
+        .filter(|event| event.changes_authorization)
+        .map(|event| event.subject.as_str())
+        .collect();
+    changes.sort_unstable();
+    let mut asked: Vec<&str> = contract
+        .endpoints()
+        .filter(|(_, endpoint)| matches!(endpoint.access, Access::Internal { guards: true, .. }))
+        .map(|(_, endpoint)| endpoint.subject.as_str())
+        .collect();
+    asked.sort_unstable();
+    writeln!(
+        all,
+        "/// The events by which somebody may do more or less than before; every guard hears of them.\n\
+         pub static AUTHORIZATION: WatchContract = WatchContract {{ stream: \"EVENTS\", subjects: &{changes:?} }};\n\
+         /// The operations by which guards decide.\n\
+         pub static DECISIONS: &[&str] = &{asked:?};"
     )?;
     fs::write(out.join("services.rs"), all)?;
     Ok(())
@@ -92,7 +115,11 @@ fn endpoint_constant(out: &mut String, service: &Service, endpoint: &Endpoint) -
         Access::Public => "crate::Access::Public".to_owned(),
         Access::Token => "crate::Access::Token".to_owned(),
         Access::Permission(permission) => format!("crate::Access::Permission({permission:?})"),
-        Access::Internal(callers) => format!("crate::Access::Internal(&{callers:?})"),
+        Access::Internal { callers, guards } => {
+            let gateway = guards.then(|| "gateway".to_owned());
+            let callers: Vec<&String> = callers.iter().chain(&gateway).collect();
+            format!("crate::Access::Internal(&{callers:?})")
+        }
     };
     let http = match &endpoint.http {
         None => "None".to_owned(),

@@ -83,6 +83,16 @@ pub fn of(service: &ServiceContract) -> Permissions {
         // Without its publishers' heartbeats, silence could be mistaken for peace.
         subscribe.extend(watch.publishers().map(|publisher| crate::subject::beat(publisher.name)));
         publish.insert(format!("$JS.API.DIRECT.GET.{}", watch.stream));
+        // Where its sequences begin anew, what was known of them is void.
+        publish.insert(format!("$JS.API.STREAM.INFO.{}", watch.stream));
+    }
+    if service.is_guard() {
+        let watch = &crate::AUTHORIZATION;
+        subscribe.extend(watch.subjects.iter().map(|subject| crate::subject::live(subject)));
+        subscribe.extend(watch.publishers().map(|publisher| crate::subject::beat(publisher.name)));
+        publish.insert(format!("$JS.API.STREAM.INFO.{}", watch.stream));
+        // Where each of them ends, without reading any other event.
+        publish.extend(watch.subjects.iter().map(|subject| format!("$JS.API.DIRECT.GET.{}.{subject}", watch.stream)));
     }
     subscribe.extend(service.consumers.iter().map(|c| format!("{} {name}", dead_letter::replay(c.durable))));
     if !service.endpoints.is_empty() {
@@ -142,6 +152,32 @@ fn own_inbox(user: &str) -> String {
 mod tests {
     use super::*;
 
+    fn is_change(subject: &str) -> bool {
+        subject.strip_prefix("live.").is_some_and(|stored| crate::AUTHORIZATION.subjects.contains(&stored))
+    }
+
+    fn is_beat_of_changes(subject: &str) -> bool {
+        crate::AUTHORIZATION.publishers().any(|publisher| crate::subject::beat(publisher.name) == subject)
+    }
+
+    #[test]
+    fn every_guard_hears_of_what_changes_authorisation_and_may_ask() {
+        assert!(crate::AUTHORIZATION.subjects.len() >= 15);
+        for service in SERVICES.iter().copied().chain([&crate::GATEWAY]) {
+            let guards = service.endpoints.iter().any(|e| matches!(e.access, crate::Access::Permission(_)));
+            let answers = service.endpoints.iter().any(|e| crate::DECISIONS.contains(&e.subject));
+            assert_eq!(service.is_guard(), guards || answers || service.name == "gateway", "{}", service.name);
+            let Permissions { publish, subscribe } = of(service);
+            let asks = crate::DECISIONS.iter().all(|&subject| publish.contains(subject));
+            assert_eq!(asks, service.is_guard() && !answers, "{}", service.name);
+            let hears = crate::AUTHORIZATION.subjects.iter().all(|subject| {
+                let live = crate::subject::live(subject);
+                subscribe.contains(&live) || subscribe.contains("live.evt.>")
+            });
+            assert_eq!(hears, service.is_guard(), "{}", service.name);
+        }
+    }
+
     #[test]
     fn only_the_services_that_an_internal_operation_admits_may_call_it() {
         for user in users() {
@@ -159,6 +195,8 @@ mod tests {
                 let own = own || (subject.starts_with("replay.evt.") && subject.ends_with(&format!(" {user}")));
                 let watches = service(user).is_some_and(|service| !service.watches.is_empty());
                 let watched = watches && (subject.starts_with("live.evt.") || subject.starts_with("beat."));
+                let guards = service(user).is_some_and(ServiceContract::is_guard);
+                let watched = watched || guards && (is_change(&subject) || is_beat_of_changes(&subject));
                 assert!(own || open || watched, "{user} subscribes {subject}");
             }
         }
@@ -175,14 +213,18 @@ mod tests {
             let Permissions { publish, subscribe } = permissions(user).unwrap();
             let buckets = service(user).map_or(&[][..], |service| service.buckets);
             let handles_letters = user == OPS || service(user).is_some_and(|service| !service.consumers.is_empty());
+            let guards = service(user).is_some_and(ServiceContract::is_guard);
+            let changes = crate::AUTHORIZATION.subjects.iter().filter(|_| guards);
             let own: Vec<String> = [format!("AUDIT.audit.{user}.>"), format!("EVENTS.evt.{user}.>")]
                 .into_iter()
+                .chain(changes.map(|subject| format!("EVENTS.{subject}")))
                 .chain(buckets.iter().map(|bucket| format!("KV_{bucket}")))
                 .chain(handles_letters.then(|| dead_letter::STREAM.to_owned()))
                 .collect();
             let mut read = publish.iter().filter_map(|s| s.strip_prefix("$JS.API.DIRECT.GET."));
             assert!(read.all(|what| own.iter().any(|own| own == what)), "{user}");
-            assert!(!subscribe.iter().any(|s| s.starts_with("live.evt.") || s.starts_with("beat.")), "{user}");
+            let mut watched = subscribe.iter().filter(|s| s.starts_with("live.evt.") || s.starts_with("beat."));
+            assert!(watched.all(|s| guards && (is_change(s) || is_beat_of_changes(s))), "{user}");
         }
     }
 

@@ -141,6 +141,15 @@ pub struct ServiceContract {
     pub buckets: &'static [&'static str],
 }
 
+impl ServiceContract {
+    /// Whether its processes decide permissions, and so hear of what changes them: those of the service that is asked, and
+    /// those that ask it.
+    pub fn is_guard(&self) -> bool {
+        let asks = self.calls.iter().any(|call| crate::DECISIONS.contains(call));
+        asks || self.endpoints.iter().any(|endpoint| crate::DECISIONS.contains(&endpoint.subject))
+    }
+}
+
 /// Events of a stream that every instance sees as they are stored.
 #[derive(Debug)]
 pub struct WatchContract {

@@ -13,6 +13,7 @@ pub mod openapi;
 mod problem;
 mod raw_json;
 pub mod subject;
+mod text_list;
 mod timestamp;
 
 pub use contract::{
@@ -66,6 +67,10 @@ module!(
 module!(
     /// Sessions, access tokens and refresh tokens.
     auth, "auth", served
+);
+module!(
+    /// Roles, what they permit, and decisions.
+    authz, "authz", served
 );
 module!(
     /// Users, their credentials and their roles.

@@ -23,7 +23,7 @@ const ROUNDS: usize = 15;
 #[tokio::test]
 async fn killing_each_service_loses_and_doubles_nothing() {
     let platform = Setup::new().own_servers().start().await;
-    kill_in_turn(&platform, &["identity", "auth", "audit", "gateway"]).await;
+    kill_in_turn(&platform, &["identity", "auth", "authz", "audit", "gateway"]).await;
 }
 
 #[tokio::test]

@@ -14,7 +14,13 @@ const ROUNDS: usize = 60;
 
 #[tokio::test]
 async fn two_instances_of_each_service_share_the_work() {
-    let platform = Setup::new().instances("identity", 2).instances("auth", 2).instances("audit", 2).start().await;
+    let platform = Setup::new()
+        .instances("identity", 2)
+        .instances("auth", 2)
+        .instances("authz", 2)
+        .instances("audit", 2)
+        .start()
+        .await;
     let ops = platform.user("ops").connect().await;
     let (http, admin) = (platform.http(), platform.admin().await);
     let person = Person::registered(&http).await;
@@ -24,7 +30,7 @@ async fn two_instances_of_each_service_share_the_work() {
         admin.get("/api/v1/audit/entries?pageSize=1").await.json(200);
         let served = served(&ops).await;
         let shared = |service: &str| served.iter().filter(|((name, _), count)| name == service && **count > 0).count();
-        ["identity", "auth", "audit"].iter().all(|service| shared(service) == 2).then_some(())
+        ["identity", "auth", "authz", "audit"].iter().all(|service| shared(service) == 2).then_some(())
     })
     .await;
 
@@ -34,11 +40,17 @@ async fn two_instances_of_each_service_share_the_work() {
 
 #[tokio::test]
 async fn stopping_one_instance_of_each_service_under_load_fails_no_request() {
-    let platform = Setup::new().instances("identity", 2).instances("auth", 2).instances("audit", 2).start().await;
+    let platform = Setup::new()
+        .instances("identity", 2)
+        .instances("auth", 2)
+        .instances("authz", 2)
+        .instances("audit", 2)
+        .start()
+        .await;
     let load = mixed_load(&platform).await;
     load.proceed(ROUNDS).await;
 
-    for service in ["identity", "auth", "audit"] {
+    for service in ["identity", "auth", "authz", "audit"] {
         for instance in [1, 2] {
             let process = platform.process(service, instance);
             process.stop().await.unwrap();

@@ -16,7 +16,7 @@ async fn migrations_run_in_dependency_order_each_in_a_transaction_with_its_recor
     platform.migrate_all().await.unwrap();
 
     let mut last = None;
-    for service in ["identity", "auth", "audit"] {
+    for service in ["identity", "auth", "authz", "audit"] {
         let files = records(&mut database, service).await;
         let own = files.iter().filter(|file| file.module == service).count();
         let kernel = files.iter().filter(|file| file.module == "kernel").count();

@@ -46,7 +46,7 @@ async fn discovery_answers_as_adr_32_says() {
     for (verb, kind) in [("PING", "ping"), ("INFO", "info"), ("STATS", "stats")] {
         let answers = found[verb].as_array().unwrap();
         let names: Vec<&str> = answers.iter().map(|answer| answer["name"].as_str().unwrap()).collect();
-        for (name, instances) in [("auth", 2), ("identity", 1), ("audit", 1), ("gateway", 1)] {
+        for (name, instances) in [("auth", 2), ("authz", 1), ("identity", 1), ("audit", 1), ("gateway", 1)] {
             let answering = names.iter().filter(|answering| **answering == name).count();
             assert_eq!(answering, instances, "{verb}: instances of {name} among {names:?}");
         }

@@ -169,6 +169,7 @@ impl Platform {
             let unsent: i64 = sqlx::query_scalar(
                 "SELECT (SELECT count(*) FROM identity.outbox WHERE acked_at IS NULL)
                       + (SELECT count(*) FROM auth.outbox WHERE acked_at IS NULL)
+                      + (SELECT count(*) FROM authz.outbox WHERE acked_at IS NULL)
                       + (SELECT count(*) FROM audit.outbox WHERE acked_at IS NULL)",
             )
             .fetch_one(&mut database)
@@ -186,7 +187,8 @@ impl Platform {
         let mut database = self.superuser().await;
         wait::until("outboxes are empty", async || {
             let unsent = "SELECT (SELECT count(*) FROM identity.outbox WHERE acked_at IS NULL)
-                               + (SELECT count(*) FROM auth.outbox WHERE acked_at IS NULL)";
+                               + (SELECT count(*) FROM auth.outbox WHERE acked_at IS NULL)
+                               + (SELECT count(*) FROM authz.outbox WHERE acked_at IS NULL)";
             let unsent: i64 = sqlx::query_scalar(unsent).fetch_one(&mut database).await.expect("they can be read");
             (unsent == 0).then_some(())
         })
@@ -227,6 +229,7 @@ impl Platform {
             "SELECT subject || ' ' || event_id FROM (
                  SELECT subject, event_id FROM identity.outbox WHERE stream = 'AUDIT'
                  UNION ALL SELECT subject, event_id FROM auth.outbox WHERE stream = 'AUDIT'
+                 UNION ALL SELECT subject, event_id FROM authz.outbox WHERE stream = 'AUDIT'
                  UNION ALL SELECT subject, event_id FROM audit.outbox WHERE stream = 'AUDIT') o
              WHERE (SELECT count(*) FROM audit.entries e WHERE e.id = o.event_id) <> 1",
         )

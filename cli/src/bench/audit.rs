@@ -25,7 +25,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const INGEST_MAX: Duration = Duration::from_mins(10);
 
 pub(super) async fn measure(run: &Run, records: u32, entries: u32) -> Result<()> {
-    let bed = Bed::start(run, &["auth", "audit", "identity", "gateway"]).await?;
+    let bed = Bed::start(run, &["auth", "authz", "audit", "identity", "gateway"]).await?;
     let token = bed.sign_in().await?.access_token;
     let mut database = PgConnection::connect(bed.servers.databases().superuser_url(DATABASE).expose()).await?;
     report::say(&format!("audit log, JetStream sync {}", run.sync.name()));

@@ -22,7 +22,7 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 const PATH: &str = "/api/v1/users/me";
 
 pub(super) async fn measure(run: &Run, connections: &[usize]) -> Result<()> {
-    let bed = Bed::start(run, &["auth", "identity", "gateway"]).await?;
+    let bed = Bed::start(run, &["auth", "authz", "identity", "gateway"]).await?;
     let token = bed.sign_in().await?.access_token;
     let shot =
         Shot { method: http::Method::GET, path: PATH.to_owned(), token: Some(token.clone()), body: Bytes::new() };

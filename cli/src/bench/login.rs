@@ -18,7 +18,7 @@ const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
 pub(super) async fn measure(run: &Run, connections: usize) -> Result<()> {
-    let bed = Bed::start(run, &["auth", "audit", "identity", "gateway"]).await?;
+    let bed = Bed::start(run, &["auth", "authz", "audit", "identity", "gateway"]).await?;
     let shot = Shot {
         method: http::Method::POST,
         path: "/api/v1/auth/login".to_owned(),

@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, StatusCode};
-use kernel::endpoint::Decide;
+use kernel::authorization::Decide;
 use kernel::feed::{Bounds, StreamReader};
 use kernel::telemetry::{self, Kind};
 use kernel::{Clock, Context, Error, FieldError, Parts, Random, StartError, TokenVerifier};

@@ -2,7 +2,7 @@
 //! the server.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 use super::migrations::CONNECT_WAIT_MAX;
 use super::outbox;
 use super::transaction::Transaction;
+use crate::authorization::Changes;
 use crate::settings::{self, Secret};
 use crate::telemetry::{self, Kind};
 use crate::{Context, Result, StartError};
@@ -39,6 +40,8 @@ struct Inner {
     options: PgConnectOptions,
     /// Told when rows have been committed to the outbox.
     outbox: Notify,
+    /// By which a commit that changes authorisation is seen to have been told; empty where nobody here hears of them.
+    changes: OnceLock<Changes>,
 }
 
 impl Database {
@@ -78,7 +81,14 @@ impl Database {
     }
 
     fn from_pool(service: &'static str, pool: PgPool, connections_max: u32, options: PgConnectOptions) -> Self {
-        Self(Arc::new(Inner { service, pool, connections_max, options, outbox: Notify::new() }))
+        Self(Arc::new(Inner {
+            service,
+            pool,
+            connections_max,
+            options,
+            outbox: Notify::new(),
+            changes: OnceLock::new(),
+        }))
     }
 
     /// The service whose schema this is.
@@ -126,6 +136,16 @@ impl Database {
     /// Tells the relay that the outbox has something to send.
     pub(super) fn wake_relay(&self) {
         self.0.outbox.notify_one();
+    }
+
+    /// Lets commits that change authorisation wait until that has come by.
+    pub(crate) fn tell_of(&self, changes: &Changes) {
+        // Set once: a process has one.
+        let _first = self.0.changes.set(changes.clone());
+    }
+
+    pub(super) fn changes(&self) -> Option<&Changes> {
+        self.0.changes.get()
     }
 
     /// Completes when something has been committed to the outbox since the last call.

@@ -18,4 +18,4 @@ pub use consumer::{Consumers, Message};
 pub use database::Database;
 pub use outbox::Bucket;
 pub use record::AuditAction;
-pub use transaction::Transaction;
+pub use transaction::{Committed, Transaction};

@@ -132,6 +132,10 @@ impl Draft {
         }
     }
 
+    pub(super) fn id(&self) -> Uuid {
+        self.id
+    }
+
     /// Of body and headers.
     pub(super) fn bytes(&self) -> usize {
         self.payload.len() + self.headers_bytes()

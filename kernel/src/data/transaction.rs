@@ -7,11 +7,14 @@ use sqlx::{PgConnection, Postgres};
 use subjects::audit::v1::Outcome;
 use subjects::subject::Token;
 use subjects::{Access, Endpoint, Event};
+use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
+use uuid::Uuid;
 
 use super::database::{Database, is_broken};
 use super::outbox::{self, Bucket, Draft, Stream};
 use super::record::{AuditAction, Origin};
+use crate::authorization::changes;
 use crate::{Context, Error, Result, telemetry};
 
 /// A transaction for one request or message. Dropped without [`commit`](Transaction::commit), it is rolled back.
@@ -25,11 +28,22 @@ pub struct Transaction {
     drafts: Vec<Draft>,
     drafts_bytes: usize,
     filled_outbox: bool,
+    /// The last event that changes who may what.
+    change: Option<Uuid>,
+    until: Instant,
     span: Span,
 }
 
 /// Bytes of messages that wait to be written; more are written at once.
 const DRAFTS_BYTES_MAX: usize = 1024 * 1024;
+
+/// What came of a commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Where authorisation changed and this was heard of: the place of its event, for who wants to be answered from
+    /// knowledge that is as new. Else empty.
+    pub consistency_token: String,
+}
 
 impl Transaction {
     pub(super) fn new(
@@ -39,7 +53,17 @@ impl Transaction {
         span: Span,
     ) -> Self {
         let origin = Origin::new(cx, telemetry::trace_of(&span).unwrap_or_else(|| cx.trace()));
-        Self { inner, database, origin, drafts: Vec::new(), drafts_bytes: 0, filled_outbox: false, span }
+        Self {
+            inner,
+            database,
+            origin,
+            drafts: Vec::new(),
+            drafts_bytes: 0,
+            filled_outbox: false,
+            change: None,
+            until: cx.deadline(),
+            span,
+        }
     }
 
     /// Makes this user the actor of what is published and recorded from here on: for a request without an access token by
@@ -73,8 +97,11 @@ impl Transaction {
             outcome: contract.outcome,
             details: String::from_utf8(subjects::json::encode(event)).expect("JSON is UTF-8"),
         };
-        let drafts = vec![Draft::event(&self.origin, event), Draft::record(&self.origin, &action)];
-        self.write(drafts).await
+        let draft = Draft::event(&self.origin, event);
+        if subjects::AUTHORIZATION.subjects.contains(&contract.subject) {
+            self.change = Some(draft.id());
+        }
+        self.write(vec![draft, Draft::record(&self.origin, &action)]).await
     }
 
     /// Writes the record of an action that no event stands for to the audit log.
@@ -117,14 +144,17 @@ impl Transaction {
         Ok(())
     }
 
-    /// Commits, and wakes the relay where there is something to send.
+    /// Commits, and wakes the relay where there is something to send. Where who may what was changed, it then waits, at most
+    /// 200 ms, until the event has come by here as it does in every other process: who hears of success after that finds the
+    /// change in force.
     ///
     /// When the connection breaks meanwhile, whether the change was made is unknown: 503 `outcome_unknown`.
-    pub async fn commit(mut self) -> Result<()> {
+    pub async fn commit(mut self) -> Result<Committed> {
         self.flush().await?;
-        let outcome = self.inner.commit().instrument(self.span).await;
-        if self.filled_outbox {
-            self.database.wake_relay();
+        let Self { inner, database, filled_outbox, change, until, span, .. } = self;
+        let outcome = inner.commit().instrument(span).await;
+        if filled_outbox {
+            database.wake_relay();
         }
         outcome.map_err(|error| {
             if is_broken(&error) {
@@ -133,7 +163,15 @@ impl Transaction {
             } else {
                 error.into()
             }
-        })
+        })?;
+        let mut committed = Committed::default();
+        if let (Some(event), Some(changes)) = (change, database.changes()) {
+            let within = changes::WAIT_MAX.min(until.saturating_duration_since(Instant::now()));
+            if let Some(token) = changes.await_event(event, within).await {
+                committed.consistency_token = token.to_string();
+            }
+        }
+        Ok(committed)
     }
 }
 
@@ -153,7 +191,7 @@ impl Database {
             details,
         };
         transaction.record(action).await?;
-        transaction.commit().await
+        transaction.commit().await.map(|_| ())
     }
 }
 

@@ -2,7 +2,6 @@
 //! reply subject, headers, deadline, concurrency, token, body and bindings, permission, span and measures, panic and
 //! cancellation, encoding. A handler cannot leave one out.
 
-mod decide;
 mod limit;
 mod measures;
 mod reply;
@@ -11,7 +10,6 @@ mod route;
 mod serve;
 mod subscription;
 
-pub use decide::{ByRoleClaim, Decide};
 pub(crate) use measures::Measures;
 pub(crate) use reply::{Replier, reply_subject};
 pub use route::Routes;

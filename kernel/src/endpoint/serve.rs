@@ -12,13 +12,13 @@ use subjects::{Access, Endpoint, ServiceContract};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument as _;
 
-use super::decide::Decide;
 use super::limit::{Limit, Place};
 use super::measures::{Counters, Measures};
 use super::reply::{NoReply, Replier, reply_subject};
 use super::request::{Envelope, Presented};
 use super::route::{Call, Handler, Permit, Routes};
 use super::subscription;
+use crate::authorization::Decide;
 use crate::nats::{Connection, Requester};
 use crate::telemetry::{self, Kind};
 use crate::tokens::invalid_token;

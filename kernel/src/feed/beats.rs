@@ -71,6 +71,11 @@ impl Beats {
         silent.told
     }
 
+    /// Until when all may be believed to have sent what they have, where no more is heard of them.
+    pub(super) fn sound_until(&self) -> Option<Instant> {
+        self.0.iter().map(|standing| standing.since + PATIENCE).min()
+    }
+
     /// Whether all are heard and have sent what they have.
     pub(super) fn are_sound(&self) -> bool {
         self.0.iter().all(|standing| standing.heard && standing.told.is_none())
@@ -100,8 +105,10 @@ mod tests {
         assert_eq!(beats.hear(&beat("auth", 0)), None);
         assert!(beats.are_sound());
 
+        let since = Instant::now();
         tokio::time::advance(Duration::from_millis(4_999)).await;
         assert_eq!(beats.look(), None);
+        assert_eq!(beats.sound_until(), Some(since + PATIENCE));
         beats.hear(&beat("auth", 0));
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(beats.look(), Some(Loss::Silent("identity")));

@@ -8,8 +8,10 @@
 //! [`Signal::Fresh`]. Not done here: caching, and any promise that each message comes; that is what consumers are for.
 
 mod beats;
+mod live;
 mod measures;
 mod message;
+mod outlet;
 mod pump;
 mod queue;
 mod reader;
@@ -23,12 +25,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::measures::FeedMeasures;
+use self::outlet::Outlet;
 use self::pump::Pump;
 use self::queue::Queue;
 use crate::nats::{Connection, Requester};
 use crate::{Lifecycle, Metrics, StartError};
 
 pub use self::message::StoredMessage;
+pub use self::outlet::{Belief, Observe, Place};
 pub use self::reader::{Page, ReadError, StreamReader};
 
 /// Silence of a publishing service's relay, or age of what it has not sent, from which on its feed is not believed:
@@ -149,23 +153,36 @@ impl Feeds {
         bounds: Bounds,
     ) -> Result<Feed, StartError> {
         let queue = Arc::new(Queue::new(bounds));
+        let (freshness, _) = self.start(name, watch, Outlet::Queue(Arc::clone(&queue))).await?;
+        Ok(Feed { queue, freshness })
+    }
+
+    /// The same with an observer in place of a reader.
+    pub async fn observe(
+        &self,
+        name: &'static str,
+        watch: &'static WatchContract,
+        observer: impl Observe,
+    ) -> Result<Belief, StartError> {
+        let (_, belief) = self.start(name, watch, Outlet::Observer(Box::new(observer))).await?;
+        Ok(belief)
+    }
+
+    async fn start(
+        &self,
+        name: &'static str,
+        watch: &'static WatchContract,
+        outlet: Outlet,
+    ) -> Result<(watch::Receiver<Freshness>, Belief), StartError> {
         let stale = Freshness::Stale { since: Instant::now(), loss: Loss::Starting };
         let (sender, freshness) = watch::channel(stale);
-        let measures = self.measures.of(name);
-        let opened = Pump::open(
-            &self.connection,
-            self.requester.clone(),
-            watch,
-            self.reader(watch),
-            Arc::clone(&queue),
-            sender,
-            measures,
-        );
-        let pump = opened
-            .await
-            .map_err(|error| StartError::new(format!("the feed {name} cannot be opened")).with_source(error))?;
+        let (requester, reader, measures) = (self.requester.clone(), self.reader(watch), self.measures.of(name));
+        let opened = Pump::open(&self.connection, requester, watch, reader, outlet, sender, measures).await;
+        let refused = |error| StartError::new(format!("the feed {name} cannot be opened")).with_source(error);
+        let pump = opened.map_err(refused)?;
+        let belief = pump.belief();
         self.life.spawn("feed", pump.run(self.life.stop_token()));
-        Ok(Feed { queue, freshness })
+        Ok((freshness, belief))
     }
 
     /// Reads what the watched stream holds.

@@ -1,9 +1,9 @@
 //! Moves what comes from the broker to the feed's reader, and watches over it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Message, SubscribeError, Subscriber};
+use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use futures::stream::{SelectAll, select_all};
 use futures::{FutureExt as _, StreamExt as _};
@@ -13,10 +13,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::beats::{Beat, Beats};
+use super::live::Live;
 use super::measures::Measures;
-use super::queue::Queue;
+use super::outlet::{Belief, Outlet, Place};
 use super::tracker::{Tracker, Verdict};
-use super::{Freshness, Loss, Signal, StoredMessage, StreamReader};
+use super::{Freshness, Loss, PATIENCE, StoredMessage, StreamReader};
 use crate::nats::{Connection, Disturbances, Requester};
 
 /// How often the feed looks around without being told.
@@ -28,25 +29,30 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before the broker is asked again.
 const PROOF_PAUSE: Duration = Duration::from_millis(500);
 
-/// The stream's last sequence, once the subscription is in force; `None` where the broker did not answer.
-type Proof = BoxFuture<'static, Option<u64>>;
+/// Messages after which others of the process are let run.
+const MESSAGES_AT_ONCE: u32 = 32;
+
+/// Where what is watched ends, once the subscription is in force; `None` where the broker did not answer.
+type Proof = BoxFuture<'static, Option<Place>>;
 
 pub(super) struct Pump {
     connection: Connection,
     requester: Requester,
     reader: StreamReader,
-    queue: Arc<Queue>,
+    watched: &'static WatchContract,
+    outlet: Outlet,
     freshness: watch::Sender<Freshness>,
+    belief: Belief,
     measures: Measures,
-    live: SelectAll<Subscriber>,
+    live: Live,
     heartbeats: SelectAll<Subscriber>,
     disturbances: watch::Receiver<Disturbances>,
     /// What of the connection was noticed last.
     noticed: Disturbances,
     tracker: Tracker,
     beats: Beats,
-    /// Whether the subscription is in force on the present connection.
-    proven: bool,
+    /// When the stream was made, once the subscription is proven to be in force on the present connection.
+    proven: Option<DateTime<Utc>>,
     /// Proofs that failed since the last that did not.
     failures: u32,
     /// Whether the reader has lost and not yet begun anew.
@@ -59,7 +65,7 @@ impl Pump {
         requester: Requester,
         watch: &'static WatchContract,
         reader: StreamReader,
-        queue: Arc<Queue>,
+        outlet: Outlet,
         freshness: watch::Sender<Freshness>,
         measures: Measures,
     ) -> Result<Self, SubscribeError> {
@@ -75,19 +81,26 @@ impl Pump {
             connection: connection.clone(),
             requester,
             reader,
-            queue,
+            watched: watch,
+            outlet,
             freshness,
+            belief: Belief::none(),
             measures,
-            live: select_all(live),
+            live: Live::new(live),
             heartbeats: select_all(heartbeats),
             noticed: connection.now(),
             disturbances: connection.disturbances(),
-            tracker: Tracker::new(watch.subjects == ["evt.>"]),
+            tracker: Tracker::new(is_whole(watch)),
             beats: Beats::new(watch.publishers().map(|publisher| publisher.name)),
-            proven: false,
+            proven: None,
             failures: 0,
             overrun: false,
         })
+    }
+
+    /// For who has to know at each moment whether the feed is believed.
+    pub(super) fn belief(&self) -> Belief {
+        self.belief.clone()
     }
 
     /// Runs until `stopping`.
@@ -96,6 +109,7 @@ impl Pump {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut disturbances = self.disturbances.clone();
         let mut proof: Option<Proof> = None;
+        let mut taken: u32 = 0;
         loop {
             // What is rare stands before what may come without a pause.
             tokio::select! {
@@ -109,23 +123,28 @@ impl Pump {
                     self.prove(proven);
                 }
                 message = self.live.next() => match message {
-                    Some(message) => self.take(message),
+                    Some(message) => {
+                        self.take(message);
+                        taken = taken.wrapping_add(1);
+                    }
                     None => break,
                 },
             }
             if self.look_around() {
                 proof = None;
             }
-            if !self.proven && proof.is_none() && self.connection.is_connected() {
+            if self.proven.is_none() && proof.is_none() && self.connection.is_connected() {
                 proof = Some(self.seek_proof());
             }
             self.settle();
-            if self.queue.is_crowded() {
+            if self.outlet.is_crowded() || taken >= MESSAGES_AT_ONCE {
                 // The reader may live on the same thread.
                 tokio::task::yield_now().await;
+                taken = 0;
             }
         }
-        self.queue.close();
+        self.belief.end();
+        self.outlet.close();
     }
 
     /// Looks at the connection and at who is silent. Says whether a proof that is under way proves nothing any more.
@@ -144,7 +163,7 @@ impl Pump {
         }
         if lost_connection || dropped {
             self.tracker.forget();
-            self.proven = false;
+            self.proven = None;
         }
         if self.connection.is_connected()
             && let Some(loss) = self.beats.look()
@@ -158,10 +177,11 @@ impl Pump {
     /// force, and where the stream ends.
     fn seek_proof(&self) -> Proof {
         let (requester, reader, is_first) = (self.requester.clone(), self.reader.clone(), self.failures == 0);
+        let watched = self.watched;
         async move {
             requester.round_trip(PROOF_TIMEOUT).await.ok()?;
-            match reader.last_sequence().await {
-                Ok(last) => Some(last.unwrap_or(0)),
+            match reader.end(if is_whole(watched) { &[">"] } else { watched.subjects }).await {
+                Ok(end) => Some(end),
                 Err(error) => {
                     if is_first {
                         tracing::warn!(%error, "The end of a watched stream is not known yet.");
@@ -174,14 +194,14 @@ impl Pump {
         .boxed()
     }
 
-    fn prove(&mut self, last: Option<u64>) {
-        let Some(last) = last else {
+    fn prove(&mut self, end: Option<Place>) {
+        let Some(end) = end else {
             self.failures = self.failures.saturating_add(1);
             return;
         };
         self.failures = 0;
-        self.tracker.begin(last);
-        self.proven = true;
+        self.tracker.begin(end.sequence);
+        self.proven = Some(end.created);
     }
 
     fn hear(&mut self, message: &Message) {
@@ -191,35 +211,32 @@ impl Pump {
         }
     }
 
-    fn take(&mut self, message: Message) {
-        let Some(message) = StoredMessage::read(message) else {
-            tracing::debug!("A message of a feed bears no sequence.");
-            return;
-        };
+    fn take(&mut self, message: StoredMessage) {
         match self.tracker.note(&message.subject, message.sequence, message.previous().unwrap_or(0)) {
             Verdict::Repeated => return,
             Verdict::Sound => {}
             Verdict::Gap => self.lose(Loss::Gap),
             Verdict::Anew => {
                 self.lose(Loss::StreamAnew);
-                self.proven = false;
+                self.proven = None;
             }
         }
         self.measures.events.inc();
-        if !self.overrun && !self.queue.push(Signal::Event(message)) {
+        if !self.overrun && !self.outlet.event(message) {
             self.overrun = true;
             self.go_stale(Loss::SlowReader);
         }
     }
 
     fn lose(&mut self, loss: Loss) {
-        if !self.overrun && !self.queue.push(Signal::Lost(loss)) {
+        if !self.overrun && !self.outlet.lost(loss) {
             self.overrun = true;
         }
         self.go_stale(loss);
     }
 
     fn go_stale(&mut self, loss: Loss) {
+        self.belief.end();
         self.measures.lost(loss);
         let became_stale = self.freshness.send_if_modified(|freshness| {
             let is_new = *freshness == Freshness::Fresh;
@@ -235,18 +252,35 @@ impl Pump {
 
     /// Says that the feed can be believed where everything speaks for it, and shows how long it has not been.
     fn settle(&mut self) {
-        let Freshness::Stale { since, .. } = *self.freshness.borrow() else { return };
-        if self.overrun && self.queue.is_empty() {
+        let Freshness::Stale { since, .. } = *self.freshness.borrow() else {
+            self.believe();
+            return;
+        };
+        if self.overrun && self.outlet.is_empty() {
             self.overrun = false;
         }
-        let sound = self.proven && !self.overrun && self.connection.is_connected() && self.beats.are_sound();
-        self.overrun |= sound && !self.queue.push(Signal::Fresh(self.tracker.position()));
-        if sound && !self.overrun {
-            self.freshness.send_replace(Freshness::Fresh);
-            self.measures.stale_seconds.set(0.0);
-            tracing::info!("A feed is believed.");
-        } else {
-            self.measures.stale_seconds.set(since.elapsed().as_secs_f64());
+        let sound = self.connection.is_connected() && self.beats.are_sound();
+        if let Some(created) = self.proven.filter(|_| sound && !self.overrun) {
+            self.overrun = !self.outlet.fresh(Place { created, sequence: self.tracker.position() });
+            if !self.overrun {
+                self.freshness.send_replace(Freshness::Fresh);
+                self.believe();
+                self.measures.stale_seconds.set(0.0);
+                tracing::info!("A feed is believed.");
+                return;
+            }
         }
+        self.measures.stale_seconds.set(since.elapsed().as_secs_f64());
     }
+
+    fn believe(&self) {
+        // Where nobody publishes what is watched, nobody has to be heard.
+        let always = Instant::now() + PATIENCE;
+        self.belief.until(self.beats.sound_until().unwrap_or(always));
+    }
+}
+
+/// Whether every message of the stream comes.
+fn is_whole(watch: &WatchContract) -> bool {
+    watch.subjects == ["evt.>"]
 }

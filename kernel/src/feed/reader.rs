@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message};
+use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
+use chrono::{DateTime, SubsecRound as _, Utc};
 use futures::StreamExt as _;
+use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::StoredMessage;
 use super::message::number;
+use super::{Place, StoredMessage};
 
 /// How long one read may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +30,18 @@ pub struct Page {
     pub messages: Vec<StoredMessage>,
     /// How many there are behind them.
     pub pending: u64,
+}
+
+/// Of what the broker tells of a stream, what matters here.
+#[derive(Debug, Deserialize)]
+struct Info {
+    created: DateTime<Utc>,
+    state: InfoState,
+}
+
+#[derive(Debug, Deserialize)]
+struct InfoState {
+    first_seq: u64,
 }
 
 /// Why nothing was read.
@@ -77,6 +91,32 @@ impl StreamReader {
         Ok(page.messages.first().map(|message| message.sequence))
     }
 
+    /// The last place of a message that any of `filters` covers; where there is none any more, that before the first message
+    /// that is kept.
+    pub async fn end(&self, filters: &[&str]) -> Result<Place, ReadError> {
+        let info = self.info().await?;
+        let mut sequence = info.state.first_seq.saturating_sub(1);
+        for filter in filters {
+            // A literal one is asked for in the subject, so that the broker can hold a reader to it.
+            let page = if filter.contains(['*', '>']) {
+                self.read(&json!({ "last_by_subj": filter })).await?
+            } else {
+                self.get(format!("$JS.API.DIRECT.GET.{}.{filter}", self.stream), Bytes::new(), true).await?
+            };
+            sequence = page.messages.first().map_or(sequence, |message| message.sequence.max(sequence));
+        }
+        Ok(Place { created: info.created.trunc_subsecs(6), sequence })
+    }
+
+    async fn info(&self) -> Result<Info, ReadError> {
+        let mut answers = self.ask(format!("$JS.API.STREAM.INFO.{}", self.stream), Bytes::new()).await?;
+        let Ok(Some(message)) = timeout(READ_TIMEOUT, answers.next()).await else { return Err(ReadError::Late) };
+        if message.status.is_some() {
+            return Err(ReadError::Unavailable);
+        }
+        serde_json::from_slice(&message.payload).map_err(|_| refused(&String::from_utf8_lossy(&message.payload)))
+    }
+
     /// The last message of each subject that `filters` cover, as of `up_to` where it is given: a snapshot. Refused where
     /// there are more than [`PAGE_MESSAGES_MAX`].
     pub async fn last_of_each(&self, filters: &[&str], up_to: Option<u64>) -> Result<Vec<StoredMessage>, ReadError> {
@@ -91,15 +131,23 @@ impl StreamReader {
         Ok(page.messages)
     }
 
-    async fn read(&self, query: &Value) -> Result<Page, ReadError> {
+    async fn ask(&self, subject: String, question: Bytes) -> Result<Subscriber, ReadError> {
         let inbox = self.client.new_inbox();
         let opened = self.client.subscribe(inbox.clone()).await;
-        let mut answers = opened.map_err(|_| ReadError::Unavailable)?;
-        let subject = format!("$JS.API.DIRECT.GET.{}", self.stream);
-        let asked = self.client.publish_with_reply(subject, inbox, Bytes::from(query.to_string())).await;
+        let answers = opened.map_err(|_| ReadError::Unavailable)?;
+        let asked = self.client.publish_with_reply(subject, inbox, question).await;
         asked.map_err(|_| ReadError::Unavailable)?;
+        Ok(answers)
+    }
+
+    async fn read(&self, query: &Value) -> Result<Page, ReadError> {
+        let subject = format!("$JS.API.DIRECT.GET.{}", self.stream);
+        self.get(subject, Bytes::from(query.to_string()), query.get("batch").is_none()).await
+    }
+
+    async fn get(&self, subject: String, question: Bytes, single: bool) -> Result<Page, ReadError> {
+        let mut answers = self.ask(subject, question).await?;
         let deadline = Instant::now() + READ_TIMEOUT;
-        let single = query.get("batch").is_none();
         let mut page = Page::default();
         loop {
             let Ok(Some(message)) = timeout_at(deadline, answers.next()).await else { return Err(ReadError::Late) };

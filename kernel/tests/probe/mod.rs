@@ -2,8 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message};
@@ -15,11 +16,13 @@ use kernel::endpoint::Routes;
 use kernel::settings::{NoSettings, Process};
 use kernel::{Clock, Context, Error, Lifecycle, Parts, Result, Running, Service, Start, StartError};
 use serde_json::{Value, json};
+use subjects::authz::v1::{AuthorizeReply, AuthorizeRequest};
 use subjects::identity::v1::{
     GET_ME, GET_USER, GetMeRequest, GetUserRequest, LIST_USERS, ListUsersReply, ListUsersRequest, REGISTER,
     RegisterReply, RegisterRequest, User, VERIFY_CREDENTIALS, VerifyCredentialsReply, VerifyCredentialsRequest,
 };
 use subjects::{Register as _, ServiceContract};
+use tokio::sync::Notify;
 
 use crate::servers::nats::Nats;
 
@@ -29,7 +32,7 @@ static CONTRACT: ServiceContract = ServiceContract {
     description: "A probe.",
     endpoints: &[&REGISTER, &GET_ME, &GET_USER, &LIST_USERS, &VERIFY_CREDENTIALS],
     events: &[],
-    calls: &["svc.auth.v1.get_jwks"],
+    calls: &["svc.auth.v1.get_jwks", "svc.authz.v1.authorize"],
     consumers: &[],
     watches: &[],
     buckets: &[],
@@ -161,6 +164,73 @@ impl Keys {
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims.to_string()));
         let signature = URL_SAFE_NO_PAD.encode(self.0.sign(signed.as_bytes()));
         format!("{signed}.{signature}")
+    }
+}
+
+/// Answers for authz, as a test wants it, and notes what it was asked.
+#[derive(Clone, Default)]
+pub struct Authz(Arc<Mutex<Answers>>);
+
+#[derive(Default)]
+struct Answers {
+    /// By user, what is allowed to them, and what that rests on.
+    known: HashMap<String, AuthorizeReply>,
+    asked: Vec<AuthorizeRequest>,
+    /// While there is one, answers wait.
+    held: Option<Arc<Notify>>,
+}
+
+impl Authz {
+    /// Answers until the test ends. Nobody may anything until it is told otherwise.
+    pub async fn serve(server: &Nats) -> Self {
+        let authz = Self::default();
+        let client = server.client("authz").await;
+        let mut questions = client.queue_subscribe("svc.authz.v1.authorize", "authz".to_owned()).await.unwrap();
+        client.flush().await.unwrap();
+        let own = authz.clone();
+        spawn(async move {
+            while let Some(question) = questions.next().await {
+                let request = <AuthorizeRequest as prost::Message>::decode(question.payload).unwrap();
+                let (reply, held) = {
+                    let mut answers = own.0.lock().unwrap();
+                    let reply = answers.known.get(&request.user_id).cloned().unwrap_or_default();
+                    answers.asked.push(request);
+                    (prost::Message::encode_to_vec(&reply), answers.held.clone())
+                };
+                let client = client.clone();
+                spawn(async move {
+                    if let Some(held) = held {
+                        held.notified().await;
+                    }
+                    client.publish(question.reply.unwrap(), reply.into()).await.unwrap();
+                });
+            }
+        });
+        authz
+    }
+
+    /// From now on, what `user` may, and on which roles and groups that rests.
+    pub fn know(&self, user: &str, allowed: bool, roles: &[&str], groups: &[&str]) {
+        let text = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let reply = AuthorizeReply { allowed, roles: text(roles), group_ids: text(groups), ..Default::default() };
+        self.0.lock().unwrap().known.insert(user.to_owned(), reply);
+    }
+
+    /// The questions since the last call.
+    pub fn asked(&self) -> Vec<AuthorizeRequest> {
+        std::mem::take(&mut self.0.lock().unwrap().asked)
+    }
+
+    /// Lets answers wait from now on, as they are known at this time, until the given one is notified.
+    pub fn hold(&self) -> Arc<Notify> {
+        let held = Arc::new(Notify::new());
+        self.0.lock().unwrap().held = Some(Arc::clone(&held));
+        held
+    }
+
+    /// Lets answers go at once again.
+    pub fn hurry(&self) {
+        self.0.lock().unwrap().held = None;
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Load {
 }
 
 pub(super) async fn measure(run: &Run, load: &Load) -> Result<()> {
-    let bed = Bed::start(run, &["auth", "audit", "identity", "gateway"]).await?;
+    let bed = Bed::start(run, &["auth", "authz", "audit", "identity", "gateway"]).await?;
     let account = bed.other_account()?;
     let url = bed.servers.nats_url();
     let provision = subjects::broker::PROVISION;

@@ -66,7 +66,7 @@ async fn rotate(
     let user_id = session.user_id.to_string();
     tx.act_as_user(&user_id);
     tx.publish(&SessionRefreshed { session_id: session.id.to_string(), user_id }).await?;
-    tx.commit().await
+    tx.commit().await.map(|_| ())
 }
 
 /// Ends the session; the caller hears what it would hear of any token that does not count.

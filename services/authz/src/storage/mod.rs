@@ -1,0 +1,7 @@
+//! The schema `authz`. The only place that knows SQL; domain types in and out.
+
+mod roles;
+
+pub(crate) use roles::{
+    StoredRole, delete_role, find_role, insert_role, list_roles, load_policy, load_policy_of, lock_policy, update_role,
+};
