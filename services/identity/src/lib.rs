@@ -11,6 +11,7 @@ mod handlers;
 mod hashing;
 pub mod settings;
 mod storage;
+mod users;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use subjects::identity::v1::{
 
 use hashing::Hashing;
 pub use settings::IdentitySettings;
+use users::Users;
 
 /// The service.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub struct Identity {
     settings: IdentitySettings,
     database: Database,
     hashing: Hashing,
+    users: Arc<Users>,
 }
 
 impl Service for Identity {
@@ -43,7 +46,8 @@ impl Service for Identity {
 
     async fn build(parts: Parts<IdentitySettings>) -> Result<Self, StartError> {
         let hashing = Hashing::new(parts.compute.clone(), parts.settings.hash_parameters()?);
-        let identity = Self { settings: parts.settings.clone(), database: parts.database.clone(), hashing };
+        let users = Users::new(parts.database.clone(), &parts.changes, &parts.caches);
+        let identity = Self { settings: parts.settings.clone(), database: parts.database.clone(), hashing, users };
         let made = &identity;
         parts.with_database(bootstrap::TIMEOUT, |cx| async move { bootstrap::ensure_admin(made, &cx).await }).await?;
         Ok(identity)
