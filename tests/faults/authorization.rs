@@ -185,7 +185,7 @@ async fn unrelated_writes_leave_what_is_kept_of_others() {
         let mut writes: u32 = 0;
         while began.elapsed() < WRITING {
             ticks.tick().await;
-            let method = if writes % 2 == 0 { Method::PUT } else { Method::DELETE };
+            let method = if writes.is_multiple_of(2) { Method::PUT } else { Method::DELETE };
             Reply::of(admin.request(method, &role)).await.json(200);
             writes += 1;
         }
