@@ -110,6 +110,7 @@ fn operation(service: &Service, endpoint: &Endpoint, http: &Http, schemas: &mut 
 fn reference(message: &MessageDescriptor, schemas: &mut BTreeMap<String, Value>) -> Value {
     match message.full_name() {
         "google.protobuf.Timestamp" => return json!({ "type": "string", "format": "date-time" }),
+        "trunkline.free.v1.TextList" => return json!({ "type": "array", "items": { "type": "string" } }),
         "trunkline.free.v1.RawJson" => return json!({ "description": "Any JSON value." }),
         _ => {}
     }

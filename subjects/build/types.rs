@@ -12,7 +12,7 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorSet};
 use crate::model::{Contract, Result};
 
 /// Types whose JSON is written by hand.
-const OWN_JSON: &str = ".trunkline.free.v1.RawJson";
+const OWN_JSON: [&str; 2] = [".trunkline.free.v1.RawJson", ".trunkline.free.v1.TextList"];
 
 pub fn generate(mut set: FileDescriptorSet, contract: &Contract, out: &Path) -> Result<()> {
     for file in &mut set.file {
@@ -36,7 +36,7 @@ pub fn generate(mut set: FileDescriptorSet, contract: &Contract, out: &Path) -> 
             .out_dir(folder)
             .extern_path(".google.protobuf.Timestamp", "crate::Timestamp")
             .emit_fields()
-            .exclude([OWN_JSON]);
+            .exclude(OWN_JSON);
         if requests {
             builder.build(&strict.iter().collect::<Vec<_>>())?;
         } else {

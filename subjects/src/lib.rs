@@ -13,6 +13,7 @@ pub mod openapi;
 mod problem;
 mod raw_json;
 pub mod subject;
+mod text_list;
 mod timestamp;
 
 pub use contract::{

@@ -56,7 +56,8 @@ async fn no_read_puts_an_old_value_back_while_others_write() {
     }));
     let writer = async {
         for number in 0..WRITES {
-            let (verb, state) = if number.is_multiple_of(2) { ("disable", "DISABLED") } else { ("enable", "UNVERIFIED") };
+            let (verb, state) =
+                if number.is_multiple_of(2) { ("disable", "DISABLED") } else { ("enable", "UNVERIFIED") };
             admin.post(&format!("{user}/{verb}"), &json!({})).await.json(200);
             for _ in 0..4 {
                 assert_eq!(admin.get(&user).await.json(200)["state"], state, "after write {number}");

@@ -1,14 +1,25 @@
-//! Identity's contract answered from memory, on the kernel and under identity's name: what the hop through gateway,
+//! Identity's `GetMe` answered from memory, on the kernel and under identity's name: what the hop through gateway,
 //! broker and kernel costs, without a database behind it.
+
+use std::sync::Arc;
 
 use kernel::endpoint::Routes;
 use kernel::settings::NoSettings;
-use kernel::{Context, Error, Parts, Result, Service, StartError};
-use subjects::ServiceContract;
-use subjects::identity::v1::{
-    CONTRACT, CreateUserRequest, GetMeRequest, GetUserRequest, GetUserRolesReply, GetUserRolesRequest, IdentityService,
-    ListUsersReply, ListUsersRequest, RegisterReply, RegisterRequest, User, VerifyCredentialsReply,
-    VerifyCredentialsRequest, register, user,
+use kernel::{Context, Parts, Service, StartError};
+use subjects::identity::v1::{CONTRACT, GET_ME, GetMeRequest, User, user};
+use subjects::{Register as _, ServiceContract};
+
+/// Identity's contract as far as the benchmark needs it.
+static ONLY_ME: ServiceContract = ServiceContract {
+    name: CONTRACT.name,
+    version: CONTRACT.version,
+    description: CONTRACT.description,
+    endpoints: &[&GET_ME],
+    events: &[],
+    calls: CONTRACT.calls,
+    consumers: &[],
+    watches: &[],
+    buckets: &[],
 };
 
 /// One user, who is everybody.
@@ -21,7 +32,7 @@ impl Service for Identity {
     const DATABASE: bool = false;
 
     fn contract() -> &'static ServiceContract {
-        &CONTRACT
+        &ONLY_ME
     }
 
     async fn build(_parts: Parts<NoSettings>) -> Result<Self, StartError> {
@@ -29,49 +40,11 @@ impl Service for Identity {
     }
 
     fn routes(routes: &mut Routes<Self>) {
-        register(routes);
+        routes.register(&GET_ME, |_: Arc<Self>, cx: Arc<Context>, _: GetMeRequest| async move {
+            cx.user_id()?;
+            Ok(me())
+        });
     }
-}
-
-impl IdentityService<Context> for Identity {
-    type Error = Error;
-
-    async fn register(&self, _cx: &Context, _request: RegisterRequest) -> Result<RegisterReply> {
-        Err(only_me())
-    }
-
-    async fn create_user(&self, _cx: &Context, _request: CreateUserRequest) -> Result<User> {
-        Err(only_me())
-    }
-
-    async fn get_user(&self, _cx: &Context, _request: GetUserRequest) -> Result<User> {
-        Err(only_me())
-    }
-
-    async fn get_me(&self, cx: &Context, _request: GetMeRequest) -> Result<User> {
-        cx.user_id()?;
-        Ok(me())
-    }
-
-    async fn list_users(&self, _cx: &Context, _request: ListUsersRequest) -> Result<ListUsersReply> {
-        Err(only_me())
-    }
-
-    async fn verify_credentials(
-        &self,
-        _cx: &Context,
-        _request: VerifyCredentialsRequest,
-    ) -> Result<VerifyCredentialsReply> {
-        Err(only_me())
-    }
-
-    async fn get_user_roles(&self, _cx: &Context, _request: GetUserRolesRequest) -> Result<GetUserRolesReply> {
-        Err(only_me())
-    }
-}
-
-fn only_me() -> Error {
-    Error::not_found("The benchmark's service answers GetMe alone.")
 }
 
 /// The size of a real user.
@@ -85,6 +58,7 @@ fn me() -> User {
         email_verified: true,
         created_at: time,
         updated_at: time,
+        consistency_token: String::new(),
     }
 }
 

@@ -2,26 +2,64 @@
 
 use kernel::{Error, FieldError};
 
-use crate::domain::Fault;
+use crate::domain::{Fault, PolicyError, RoleName};
 
 /// A refusal by the rules of this service.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthzError {
-    /// A value that is not what it should be.
-    #[error("the request holds a value that is not valid")]
-    Invalid(Fault),
+    /// The policy cannot be so.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Somebody holds the role.
+    #[error("somebody holds the role {0}")]
+    Held(RoleName),
+    /// Somebody still holds a role of this name, which was deleted.
+    #[error("somebody holds the deleted role {0}")]
+    HeldFromBefore(RoleName),
+    /// The caller would give what they do not have.
+    #[error("the giver may not {0}")]
+    Escalation(String),
+    /// Nobody has this id.
+    #[error("there is no such user")]
+    UserNotFound,
 }
 
 impl From<Fault> for AuthzError {
     fn from(fault: Fault) -> Self {
-        Self::Invalid(fault)
+        Self::Policy(fault.into())
     }
 }
 
 impl From<AuthzError> for Error {
     fn from(error: AuthzError) -> Self {
         match error {
-            AuthzError::Invalid(fault) => Self::invalid(vec![FieldError::new(fault.pointer, fault.code, fault.detail)]),
+            AuthzError::Policy(PolicyError::Invalid(fault)) => {
+                Self::invalid(vec![FieldError::new(fault.pointer, fault.code, fault.detail)])
+            }
+            AuthzError::Policy(PolicyError::NotFound(_)) => Self::not_found("There is no role with this name."),
+            AuthzError::Policy(PolicyError::Exists(_)) => {
+                Self::conflict("role_exists", "There is a role with this name.")
+            }
+            AuthzError::Policy(PolicyError::BuiltIn(name)) => Self::conflict(
+                "role_built_in",
+                format!("The role {name} is built in: it is not deleted and not emptied."),
+            ),
+            AuthzError::Policy(PolicyError::Inherited { inherited, by }) => {
+                Self::conflict("role_inherited", format!("The role {by} inherits {inherited}. Change that first."))
+            }
+            AuthzError::Held(name) => {
+                Self::conflict("role_held", format!("Users or groups hold the role {name}. Take it from them first."))
+            }
+            AuthzError::HeldFromBefore(name) => Self::conflict(
+                "role_held",
+                format!("Users or groups hold {name} from a role that was deleted. Take it from them first."),
+            ),
+            AuthzError::Escalation(permission) => Self::new(
+                403,
+                "privilege_escalation",
+                format!("You may not do {permission} yourself. Nobody gives what they lack."),
+            ),
+            AuthzError::UserNotFound => Self::not_found("There is no user with this id who may sign in."),
         }
     }
 }

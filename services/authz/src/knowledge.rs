@@ -11,8 +11,7 @@ use kernel::{Caller, Context, Database, Error, Result};
 use subjects::identity::v1::{GetUserRolesRequest, IdentityClient};
 use uuid::Uuid;
 
-use crate::domain::Engine;
-use crate::holdings::{self, Holdings};
+use crate::domain::{Catalogue, Engine, Fault, GroupHolding, Holdings};
 use crate::storage;
 
 /// What is kept of users at most.
@@ -38,6 +37,7 @@ enum Ground {
 pub(crate) struct Knowledge {
     database: Database,
     identity: IdentityClient<Caller>,
+    catalogue: Catalogue,
     changes: Changes,
     holdings: Cache<Uuid, Arc<Holdings>, Ground>,
     engine: Cache<(), Arc<Engine>>,
@@ -53,11 +53,51 @@ pub(crate) struct Known {
     pub(crate) token: Option<ConsistencyToken>,
 }
 
+/// What is known at a moment.
+#[derive(Debug)]
+pub(crate) struct Look<'a> {
+    knowledge: &'a Knowledge,
+    /// Whether what is kept may be used.
+    at_hand: bool,
+    token: Option<ConsistencyToken>,
+    engine: Arc<Engine>,
+}
+
+impl Look<'_> {
+    /// What is known of a user.
+    #[tracing::instrument(name = "domain.permission.resolve", skip_all)]
+    pub(crate) async fn at_user(&self, cx: &Context, user_id: Uuid) -> Result<Known> {
+        let Look { knowledge, token, engine, .. } = self;
+        let read = async || {
+            let holdings = knowledge.read_holdings(cx, user_id).await?;
+            let groups = holdings.groups.iter().map(|group| Ground::Group(group.id.as_str().into()));
+            let grounds: Vec<_> = groups.chain([Ground::User(user_id)]).collect();
+            // Of nobody nothing is kept: who asks for made-up users drives nobody out.
+            let counts = holdings.counts;
+            let holdings = Arc::new(holdings);
+            Ok(if counts { Filled::tagged(holdings, grounds) } else { Filled::passing(holdings) })
+        };
+        let holdings = if self.at_hand {
+            knowledge.holdings.get_or_fill(user_id, read).await?
+        } else {
+            Arc::new(knowledge.read_holdings(cx, user_id).await?)
+        };
+        Ok(Known { engine: Arc::clone(engine), holdings, token: *token })
+    }
+}
+
 impl Knowledge {
-    pub(crate) fn new(database: Database, caller: Caller, changes: &Changes, caches: &Caches) -> Arc<Self> {
+    pub(crate) fn new(
+        database: Database,
+        identity: IdentityClient<Caller>,
+        catalogue: Catalogue,
+        changes: &Changes,
+        caches: &Caches,
+    ) -> Arc<Self> {
         let knowledge = Arc::new(Self {
             database,
-            identity: IdentityClient::new(caller),
+            identity,
+            catalogue,
             changes: changes.clone(),
             holdings: caches.open("holdings", HOLDINGS_BOUNDS, |_, holdings, _| weigh(holdings)),
             engine: caches.open("policy", POLICY_BOUNDS, |(), _, _| 1),
@@ -68,32 +108,23 @@ impl Knowledge {
         knowledge
     }
 
-    /// What is known of a user, as new as it must be. Waits a little for what is on its way here; what does not come is read.
-    #[tracing::instrument(name = "domain.permission.resolve", skip_all)]
+    /// What is known of a user, as new as it must be.
     pub(crate) async fn of_user(&self, cx: &Context, user_id: Uuid, consistency: Consistency) -> Result<Known> {
+        self.look(consistency).await?.at_user(cx, user_id).await
+    }
+
+    /// A look at what is known, for one user or several. Waits a little for what is on its way here; what does not come is
+    /// read.
+    pub(crate) async fn look(&self, consistency: Consistency) -> Result<Look<'_>> {
         let at_hand = self.is_at_hand(consistency).await;
         // Asked before anything is read, which may be newer, and is never older.
         let token = self.changes.token();
-        if !at_hand {
-            let (engine, holdings) = (self.read_engine().await?, self.read_holdings(cx, user_id).await?);
-            return Ok(Known { engine, holdings: Arc::new(holdings), token });
-        }
-        let engine = self.engine().await?;
-        let read = async || {
-            let holdings = self.read_holdings(cx, user_id).await?;
-            let groups = holdings.groups.iter().map(|group| Ground::Group(group.id.as_str().into()));
-            let grounds: Vec<_> = groups.chain([Ground::User(user_id)]).collect();
-            // Of nobody nothing is kept: who asks for made-up users drives nobody out.
-            let counts = holdings.counts;
-            let holdings = Arc::new(holdings);
-            Ok(if counts { Filled::tagged(holdings, grounds) } else { Filled::passing(holdings) })
-        };
-        let holdings = self.holdings.get_or_fill(user_id, read).await?;
-        Ok(Known { engine, holdings, token })
+        let engine = if at_hand { self.engine().await? } else { self.read_engine().await? };
+        Ok(Look { knowledge: self, at_hand, token, engine })
     }
 
     /// Whether what is kept may be used for an answer that must be so new.
-    pub(crate) async fn is_at_hand(&self, consistency: Consistency) -> bool {
+    async fn is_at_hand(&self, consistency: Consistency) -> bool {
         let is_reached = match consistency {
             Consistency::Any => true,
             Consistency::AtLeast(token) => self.changes.reach(token, WAIT_MAX).await,
@@ -108,19 +139,23 @@ impl Knowledge {
     }
 
     /// The policy as it is stored.
-    pub(crate) async fn read_engine(&self) -> Result<Arc<Engine>> {
+    async fn read_engine(&self) -> Result<Arc<Engine>> {
         let policy = storage::load_policy(&mut *self.database.pool().acquire().await?).await?;
         let version = self.engines.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Engine::new(policy, [], version)))
+        Ok(Arc::new(Engine::new(policy, self.catalogue.permissions(), version)))
     }
 
     /// What a user holds, as identity says now.
     pub(crate) async fn read_holdings(&self, cx: &Context, user_id: Uuid) -> Result<Holdings> {
-        match self.identity.get_user_roles(cx, GetUserRolesRequest { user_id: user_id.to_string() }).await {
-            Ok(reply) => Ok(Holdings { own: reply.roles, groups: reply.groups, counts: true }),
-            Err(error) if error.status() == 404 => Ok(Holdings::default()),
-            Err(error) => Err(error),
-        }
+        let request = GetUserRolesRequest { user_id: user_id.to_string() };
+        let reply = match self.identity.get_user_roles(cx, request).await {
+            Ok(reply) => reply,
+            Err(error) if error.status() == 404 => return Ok(Holdings::default()),
+            Err(error) => return Err(error),
+        };
+        let groups = reply.groups.into_iter();
+        let groups = groups.map(|group| GroupHolding { id: group.id, name: group.name, roles: group.roles });
+        Ok(Holdings { counts: true, own: reply.roles, groups: groups.collect() })
     }
 }
 
@@ -128,7 +163,7 @@ impl Decide for Knowledge {
     /// Authz decides on its own operations by what it knows, and asks nobody for it but identity.
     fn decide<'a>(&'a self, cx: &'a Context, permission: &'a str) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
-            let Ok(user_id) = holdings::parse_user_id(cx.user_id()?) else { return Ok(false) };
+            let Ok(user_id) = parse_user_id(cx.user_id()?) else { return Ok(false) };
             let known = self.of_user(cx, user_id, Consistency::Any).await.map_err(|error| {
                 let detail = "Whether this is allowed cannot be decided just now.";
                 Error::new(503, "authorization_unavailable", detail).with_source(error)
@@ -139,7 +174,7 @@ impl Decide for Knowledge {
 }
 
 impl Known {
-    /// Whether the user has the permission.
+    /// Whether the user has the permission, or all that a pattern covers.
     pub(crate) fn allows(&self, permission: &str) -> bool {
         let principal = self.engine.principal(self.holdings.roles());
         self.engine.decide(&principal, permission).unwrap_or(false)
@@ -175,4 +210,13 @@ fn weigh(holdings: &Holdings) -> u64 {
     let own = holdings.own.iter();
     let grouped = holdings.groups.iter().flat_map(|group| group.roles.iter().chain([&group.id, &group.name]));
     HOLDINGS_BYTES + own.chain(grouped).map(|name| name.len() as u64 + NAME_BYTES).sum::<u64>()
+}
+
+/// Takes the hyphenated form only, in any case.
+pub(crate) fn parse_user_id(given: &str) -> Result<Uuid, Fault> {
+    const INVALID: Fault = Fault::new("/userId", "invalid_id", "Give the id of a user, a UUID.");
+    if given.len() != uuid::fmt::Hyphenated::LENGTH {
+        return Err(INVALID);
+    }
+    Uuid::try_parse(given).map_err(|_| INVALID)
 }

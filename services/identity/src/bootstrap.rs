@@ -1,4 +1,4 @@
-//! The first administrator. Made at start from a file when nobody holds the role `admin`; does nothing otherwise, so that
+//! The first administrator. Made at start from a file when nobody holds the role `admin`, also not by a group; does nothing otherwise, so that
 //! it is safe to run at every start of every instance.
 
 use std::path::Path;
@@ -29,7 +29,7 @@ struct AdminFile {
 /// Makes the administrator of `bootstrap_admin_file` if that is set and nobody holds the role `admin`.
 pub(crate) async fn ensure_admin(identity: &Identity, cx: &Context) -> Result<(), StartError> {
     let Some(file) = &identity.settings.bootstrap_admin_file else { return Ok(()) };
-    if storage::is_role_held(&mut *identity.database.pool().acquire().await?, ADMIN).await? {
+    if storage::has_administrator(&mut *identity.database.pool().acquire().await?).await? {
         return Ok(());
     }
     let admin = read(file)?;
@@ -47,7 +47,7 @@ pub(crate) async fn ensure_admin(identity: &Identity, cx: &Context) -> Result<()
     let mut tx = identity.database.begin(cx).await?;
     // Of instances that start together, the first makes the administrator and the others find one.
     storage::lock_bootstrap(&mut tx).await?;
-    if storage::is_role_held(&mut tx, ADMIN).await? {
+    if storage::has_administrator(&mut tx).await? {
         return Ok(());
     }
     let id = UserId(cx.new_id());

@@ -2,7 +2,7 @@
 
 use kernel::{Error, FieldError};
 
-use crate::domain::{Fault, UserId};
+use crate::domain::{Fault, GroupId, UserId};
 
 /// A refusal by the rules of this service.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,29 @@ pub(crate) enum IdentityError {
     /// Nobody has this id.
     #[error("there is no user {0}")]
     NotFound(UserId),
+    /// No group has this id.
+    #[error("there is no group {0}")]
+    GroupNotFound(GroupId),
+    /// No role has this name.
+    #[error("there is no role {0}")]
+    RoleNotFound(String),
+    /// Another group has this name.
+    #[error("the group's name is taken")]
+    GroupNameTaken,
+    /// There would be more roles, or groups, of one thing than there may be.
+    #[error("there are too many {0}")]
+    TooMany(&'static str),
+    /// Nobody would be left who may do everything.
+    #[error("the last administrator would be gone")]
+    LastAdministrator,
+    /// The caller would give what they do not have.
+    #[error("{role} permits {permission}, which the giver may not do")]
+    Escalation {
+        /// The role to be given.
+        role: String,
+        /// What it permits.
+        permission: String,
+    },
     /// Somebody has this address. Told to administrators only.
     #[error("the e-mail address is taken")]
     EmailTaken,
@@ -37,6 +60,21 @@ impl From<IdentityError> for Error {
                 faults.iter().map(|fault| FieldError::new(fault.pointer, fault.code, fault.detail)).collect(),
             ),
             IdentityError::NotFound(_) => Self::not_found("There is no user with this id."),
+            IdentityError::GroupNotFound(_) => Self::not_found("There is no group with this id."),
+            IdentityError::RoleNotFound(_) => Self::not_found("There is no role with this name."),
+            IdentityError::GroupNameTaken => Self::conflict("group_name_taken", "A group with this name exists."),
+            IdentityError::TooMany(what) => {
+                Self::conflict("too_many", format!("There are as many {what} as there may be. Take one away first."))
+            }
+            IdentityError::LastAdministrator => Self::conflict(
+                "last_administrator",
+                "Nobody would be left with the role admin who may sign in. Make another administrator first.",
+            ),
+            IdentityError::Escalation { role, permission } => Self::new(
+                403,
+                "privilege_escalation",
+                format!("The role {role} permits {permission}, which you may not do. Nobody gives what they lack."),
+            ),
             IdentityError::EmailTaken => Self::conflict("email_taken", "A user with this e-mail address exists."),
             IdentityError::RegistrationClosed => {
                 Self::new(403, "registration_closed", "Registration is closed. Ask an administrator for an account.")

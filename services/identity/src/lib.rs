@@ -1,12 +1,13 @@
 //! The identity service: who the users are.
 //!
-//! Owns users, their password hashes and the roles they hold. Serves registration, users, and, to other services, whether
-//! a password is right and which roles a user has. Publishes `evt.identity.user.*`. Never issues a token, never decides a
-//! permission, never lets a password or a hash leave it.
+//! Owns users, their password hashes, groups, and the roles that users and groups hold. Serves registration, users, groups,
+//! and, to other services, whether a password is right and which roles a user has. Publishes `evt.identity.user.*` and
+//! `evt.identity.group.*`. Never issues a token, never decides a permission, never lets a password or a hash leave it.
 
 mod bootstrap;
 pub mod domain;
 mod error;
+mod granting;
 mod handlers;
 mod hashing;
 pub mod settings;
@@ -15,13 +16,20 @@ mod users;
 
 use std::sync::Arc;
 
+use kernel::authorization::Decide;
 use kernel::endpoint::Routes;
-use kernel::{Context, Database, Error, Lifecycle, Parts, Result, Service, StartError};
+use kernel::{Caller, Context, Database, Error, Lifecycle, Parts, Result, Service, StartError};
 use subjects::ServiceContract;
+use subjects::authz::v1::AuthzClient;
 use subjects::identity::v1::{
-    CONTRACT, CreateUserRequest, GetMeRequest, GetUserRequest, GetUserRolesReply, GetUserRolesRequest, IdentityService,
-    ListUsersReply, ListUsersRequest, RegisterReply, RegisterRequest, User, VerifyCredentialsReply,
-    VerifyCredentialsRequest, register,
+    AddGroupMemberReply, AddGroupMemberRequest, AssignGroupRoleReply, AssignGroupRoleRequest, AssignRoleReply,
+    AssignRoleRequest, CONTRACT, CreateGroupRequest, CreateUserRequest, DeleteGroupReply, DeleteGroupRequest,
+    DeleteUserReply, DeleteUserRequest, DisableUserRequest, EnableUserRequest, GetGroupRequest, GetMeRequest,
+    GetUserRequest, GetUserRolesReply, GetUserRolesRequest, Group, IdentityService, IsRoleHeldReply, IsRoleHeldRequest,
+    ListGroupMembersReply, ListGroupMembersRequest, ListGroupsReply, ListGroupsRequest, ListUserRolesReply,
+    ListUserRolesRequest, ListUsersReply, ListUsersRequest, RegisterReply, RegisterRequest, RemoveGroupMemberReply,
+    RemoveGroupMemberRequest, RemoveGroupRoleReply, RemoveGroupRoleRequest, RemoveRoleReply, RemoveRoleRequest,
+    UpdateGroupRequest, User, VerifyCredentialsReply, VerifyCredentialsRequest, register,
 };
 
 use hashing::Hashing;
@@ -35,6 +43,8 @@ pub struct Identity {
     database: Database,
     hashing: Hashing,
     users: Arc<Users>,
+    authz: AuthzClient<Caller>,
+    decide: Arc<dyn Decide>,
 }
 
 impl Service for Identity {
@@ -46,8 +56,14 @@ impl Service for Identity {
 
     async fn build(parts: Parts<IdentitySettings>) -> Result<Self, StartError> {
         let hashing = Hashing::new(parts.compute.clone(), parts.settings.hash_parameters()?);
-        let users = Users::new(parts.database.clone(), &parts.changes, &parts.caches);
-        let identity = Self { settings: parts.settings.clone(), database: parts.database.clone(), hashing, users };
+        let identity = Self {
+            settings: parts.settings.clone(),
+            database: parts.database.clone(),
+            hashing,
+            users: Users::new(parts.database.clone(), &parts.changes, &parts.caches),
+            authz: AuthzClient::new(parts.caller.clone()),
+            decide: Arc::clone(&parts.decide),
+        };
         let made = &identity;
         parts.with_database(bootstrap::TIMEOUT, |cx| async move { bootstrap::ensure_admin(made, &cx).await }).await?;
         Ok(identity)
@@ -86,6 +102,78 @@ impl IdentityService<Context> for Identity {
         handlers::list_users(self, cx, request).await
     }
 
+    async fn disable_user(&self, cx: &Context, request: DisableUserRequest) -> Result<User> {
+        handlers::disable_user(self, cx, request).await
+    }
+
+    async fn enable_user(&self, cx: &Context, request: EnableUserRequest) -> Result<User> {
+        handlers::enable_user(self, cx, request).await
+    }
+
+    async fn delete_user(&self, cx: &Context, request: DeleteUserRequest) -> Result<DeleteUserReply> {
+        handlers::delete_user(self, cx, request).await
+    }
+
+    async fn list_user_roles(&self, cx: &Context, request: ListUserRolesRequest) -> Result<ListUserRolesReply> {
+        handlers::list_user_roles(self, cx, request).await
+    }
+
+    async fn assign_role(&self, cx: &Context, request: AssignRoleRequest) -> Result<AssignRoleReply> {
+        handlers::assign_role(self, cx, request).await
+    }
+
+    async fn remove_role(&self, cx: &Context, request: RemoveRoleRequest) -> Result<RemoveRoleReply> {
+        handlers::remove_role(self, cx, request).await
+    }
+
+    async fn list_groups(&self, cx: &Context, request: ListGroupsRequest) -> Result<ListGroupsReply> {
+        handlers::list_groups(self, cx, request).await
+    }
+
+    async fn create_group(&self, cx: &Context, request: CreateGroupRequest) -> Result<Group> {
+        handlers::create_group(self, cx, request).await
+    }
+
+    async fn get_group(&self, cx: &Context, request: GetGroupRequest) -> Result<Group> {
+        handlers::get_group(self, cx, request).await
+    }
+
+    async fn update_group(&self, cx: &Context, request: UpdateGroupRequest) -> Result<Group> {
+        handlers::update_group(self, cx, request).await
+    }
+
+    async fn delete_group(&self, cx: &Context, request: DeleteGroupRequest) -> Result<DeleteGroupReply> {
+        handlers::delete_group(self, cx, request).await
+    }
+
+    async fn list_group_members(
+        &self,
+        cx: &Context,
+        request: ListGroupMembersRequest,
+    ) -> Result<ListGroupMembersReply> {
+        handlers::list_group_members(self, cx, request).await
+    }
+
+    async fn add_group_member(&self, cx: &Context, request: AddGroupMemberRequest) -> Result<AddGroupMemberReply> {
+        handlers::add_group_member(self, cx, request).await
+    }
+
+    async fn remove_group_member(
+        &self,
+        cx: &Context,
+        request: RemoveGroupMemberRequest,
+    ) -> Result<RemoveGroupMemberReply> {
+        handlers::remove_group_member(self, cx, request).await
+    }
+
+    async fn assign_group_role(&self, cx: &Context, request: AssignGroupRoleRequest) -> Result<AssignGroupRoleReply> {
+        handlers::assign_group_role(self, cx, request).await
+    }
+
+    async fn remove_group_role(&self, cx: &Context, request: RemoveGroupRoleRequest) -> Result<RemoveGroupRoleReply> {
+        handlers::remove_group_role(self, cx, request).await
+    }
+
     async fn verify_credentials(
         &self,
         cx: &Context,
@@ -96,5 +184,9 @@ impl IdentityService<Context> for Identity {
 
     async fn get_user_roles(&self, cx: &Context, request: GetUserRolesRequest) -> Result<GetUserRolesReply> {
         handlers::get_user_roles(self, cx, request).await
+    }
+
+    async fn is_role_held(&self, cx: &Context, request: IsRoleHeldRequest) -> Result<IsRoleHeldReply> {
+        handlers::is_role_held(self, cx, request).await
     }
 }

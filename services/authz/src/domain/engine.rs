@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use super::{Pattern, Permission, Policy};
+use super::{Pattern, Policy, Role};
 
 /// A policy, compiled. Never changes; another policy is another engine.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl RoleSet {
 impl Engine {
     /// Works the policy out. `declared` are permissions that may be asked for though no role names them; `version` tells
     /// this engine from those before it.
-    pub fn new<'a>(policy: Policy, declared: impl IntoIterator<Item = &'a Permission>, version: u64) -> Self {
+    pub fn new<'a>(policy: Policy, declared: impl IntoIterator<Item = &'a Pattern>, version: u64) -> Self {
         let roles: HashMap<Box<str>, u32, RandomState> =
             policy.roles().zip(0..).map(|(role, index)| (role.name.as_str().into(), index)).collect();
         let mut by_pattern: HashMap<Box<str>, RoleSet, RandomState> = HashMap::default();
@@ -67,12 +67,15 @@ impl Engine {
             }
         }
         let mut engine = Self { version, roles, by_permission: HashMap::default(), by_pattern, policy };
-        let named = engine.by_pattern.keys().filter_map(|text| Permission::parse(text).ok());
-        let permissions: Vec<Permission> = named.chain(declared.into_iter().cloned()).collect();
-        for permission in permissions {
-            let set = engine.work_out(&permission);
-            engine.by_permission.insert(permission.as_str().into(), set);
+        let named = engine.policy.roles().flat_map(|role| &role.permissions).filter(|pattern| !pattern.has_wildcard());
+        let mut by_permission: HashMap<Box<str>, RoleSet, RandomState> = HashMap::default();
+        for permission in named {
+            by_permission.insert(permission.as_str().into(), engine.work_out(permission));
         }
+        for permission in declared {
+            by_permission.insert(permission.as_str().into(), engine.work_out(permission));
+        }
+        engine.by_permission = by_permission;
         engine
     }
 
@@ -81,9 +84,17 @@ impl Engine {
         &self.policy
     }
 
-    /// Whether the permission is declared or named by a role.
-    pub fn knows(&self, permission: &str) -> bool {
-        self.by_permission.contains_key(permission)
+    /// Whether the permission, or one that the pattern covers, is declared or named by a role.
+    pub fn knows(&self, pattern: &Pattern) -> bool {
+        self.by_permission.contains_key(pattern.as_str())
+            || pattern.has_wildcard()
+                && self.by_permission.keys().any(|text| Pattern::parse(text).is_ok_and(|known| pattern.covers(&known)))
+    }
+
+    /// The roles that permit all that the pattern covers, in order of name.
+    pub fn roles_that_permit(&self, pattern: &Pattern) -> Vec<&Role> {
+        let set = self.work_out(pattern);
+        self.policy.roles().zip(0..).filter(|(_, index)| set.contains(*index)).map(|(role, _)| role).collect()
     }
 
     /// Who holds these roles, ready for being decided on. Names without a role are left out: they permit nothing.
@@ -94,7 +105,8 @@ impl Engine {
         Principal { version: self.version, roles: roles.into() }
     }
 
-    /// Whether the principal has the permission. Denied unless a role says otherwise, also where it is no permission at all.
+    /// Whether the principal has the permission, or all permissions that a pattern covers. Denied unless a role says
+    /// otherwise, also where it is no permission at all.
     pub fn decide(&self, principal: &Principal, permission: &str) -> Result<bool, Outdated> {
         if principal.version != self.version {
             return Err(Outdated);
@@ -102,14 +114,14 @@ impl Engine {
         let holds_one_of = |set: &RoleSet| principal.roles.iter().any(|role| set.contains(*role));
         Ok(match self.by_permission.get(permission) {
             Some(set) => holds_one_of(set),
-            None => Permission::parse(permission).is_ok_and(|permission| holds_one_of(&self.work_out(&permission))),
+            None => Pattern::parse(permission).is_ok_and(|pattern| holds_one_of(&self.work_out(&pattern))),
         })
     }
 
-    /// The roles with a pattern that permits it.
-    fn work_out(&self, permission: &Permission) -> RoleSet {
+    /// The roles with a pattern that covers it.
+    fn work_out(&self, pattern: &Pattern) -> RoleSet {
         let mut all = RoleSet::empty(self.roles.len());
-        for set in Pattern::all_that_permit(permission).filter_map(|text| self.by_pattern.get(text.as_str())) {
+        for set in pattern.all_that_cover().filter_map(|text| self.by_pattern.get(text.as_str())) {
             all.extend(set);
         }
         all
@@ -119,7 +131,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Description, Role, RoleName};
+    use crate::domain::{Description, RoleName};
 
     fn engine(roles: &[(&str, &[&str], &[&str])]) -> Engine {
         let policy = roles.iter().map(|(name, permissions, inherits)| Role {
@@ -129,7 +141,7 @@ mod tests {
             inherits: inherits.iter().map(|name| RoleName::parse("/inherits", name).unwrap()).collect(),
             built_in: false,
         });
-        Engine::new(policy.collect(), [&Permission::parse("audit.entries.read").unwrap()], 7)
+        Engine::new(policy.collect(), [&Pattern::parse("audit.entries.read").unwrap()], 7)
     }
 
     #[test]
@@ -148,9 +160,13 @@ mod tests {
         assert_eq!(may(&["auditor"], "identity.users.read"), Ok(false));
         assert_eq!(may(&["nobody"], "audit.entries.read"), Ok(false));
         assert_eq!(may(&[], "audit.entries.read"), Ok(false));
-        for no_permission in ["", "*", "audit.*", "a.b", "identity.users.read ", &"x".repeat(1024 * 1024)] {
+        for no_permission in ["", "a.b", "identity.users.read ", &"x".repeat(1024 * 1024)] {
             assert_eq!(may(&["admin"], no_permission), Ok(false), "{no_permission:.20}");
         }
+        // All that a pattern covers, not only some of it.
+        assert_eq!(may(&["auditor"], "audit.*.read"), Ok(true));
+        assert_eq!(may(&["auditor"], "audit.*"), Ok(false));
+        assert_eq!(may(&["admin"], "*"), Ok(true));
     }
 
     #[test]

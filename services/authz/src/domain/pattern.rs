@@ -31,10 +31,6 @@ impl Permission {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    pub(super) fn words(&self) -> [&str; WORDS] {
-        words(&self.0)
-    }
 }
 
 /// Permissions by words: a `*` in front of other words stands for one word, a `*` at the end for all the rest.
@@ -83,17 +79,23 @@ impl Pattern {
         words(&self.0).into_iter().zip(words(&other.0)).all(|(own, other)| own == ANY || own == other)
     }
 
-    /// Whether this permission is among what it stands for.
-    pub fn permits(&self, permission: &Permission) -> bool {
-        words(&self.0).into_iter().zip(permission.words()).all(|(own, word)| own == ANY || own == word)
+    /// How much it stands for, roughly, to put the narrower first: each wildcard counts for a thousand words.
+    pub fn breadth(&self) -> u64 {
+        words(&self.0).into_iter().map(|word| if word == ANY { 1_000 } else { 1 }).product()
     }
 
-    /// Every pattern, in its shortest form, that permits `permission`: there are eight.
-    pub fn all_that_permit(permission: &Permission) -> impl Iterator<Item = String> + '_ {
-        let [service, resource, action] = permission.words();
-        (0..1_u8 << WORDS).map(move |mask| {
-            let word = |bit: u8, word| if mask & (1 << bit) == 0 { word } else { ANY };
-            match (word(0, service), word(1, resource), word(2, action)) {
+    /// In how many words this, widened, would still have to differ to cover `other`; 0 where it covers it.
+    pub fn distance(&self, other: &Self) -> usize {
+        words(&self.0).into_iter().zip(words(&other.0)).filter(|(own, other)| *own != ANY && own != other).count()
+    }
+
+    /// Every pattern, in its shortest form, that covers this one: eight at most.
+    pub fn all_that_cover(&self) -> impl Iterator<Item = String> + '_ {
+        let given = words(&self.0);
+        let wild = (0..WORDS).filter(|place| given[*place] == ANY).fold(0, |mask, place| mask | 1_u8 << place);
+        (0..1_u8 << WORDS).filter(move |mask| mask & wild == wild).map(move |mask| {
+            let word = |place: usize| if mask & (1 << place) == 0 { given[place] } else { ANY };
+            match (word(0), word(1), word(2)) {
                 (ANY, ANY, ANY) => ANY.to_owned(),
                 (service, ANY, ANY) => format!("{service}.*"),
                 (service, resource, action) => format!("{service}.{resource}.{action}"),
@@ -131,13 +133,9 @@ mod tests {
         Pattern::parse(text).unwrap()
     }
 
-    fn permission(text: &str) -> Permission {
-        Permission::parse(text).unwrap()
-    }
-
     #[test]
     fn a_wildcard_is_one_word_in_front_and_all_the_rest_at_the_end() {
-        let read = permission("identity.users.read");
+        let read = pattern("identity.users.read");
         for matching in [
             "*",
             "identity.*",
@@ -147,12 +145,12 @@ mod tests {
             "*.users.read",
             "*.*.read",
         ] {
-            assert!(pattern(matching).permits(&read), "{matching}");
+            assert!(pattern(matching).covers(&read), "{matching}");
         }
         for other in
             ["audit.*", "identity.groups.*", "identity.users.create", "audit.*.read", "*.groups.*", "*.*.create"]
         {
-            assert!(!pattern(other).permits(&read), "{other}");
+            assert!(!pattern(other).covers(&read), "{other}");
         }
     }
 
@@ -193,11 +191,31 @@ mod tests {
     }
 
     #[test]
-    fn exactly_the_listed_patterns_permit() {
-        let read = permission("a.b.c");
-        let all: Vec<String> = Pattern::all_that_permit(&read).collect();
-        assert_eq!(all, ["a.b.c", "*.b.c", "a.*.c", "*.*.c", "a.b.*", "*.b.*", "a.*", "*"]);
-        assert!(all.iter().all(|text| pattern(text).as_str() == text && pattern(text).permits(&read)));
+    fn exactly_the_listed_patterns_cover() {
+        let listed = |text: &str| pattern(text).all_that_cover().collect::<Vec<_>>();
+        assert_eq!(listed("a.b.c"), ["a.b.c", "*.b.c", "a.*.c", "*.*.c", "a.b.*", "*.b.*", "a.*", "*"]);
+        assert_eq!(listed("a.*.c"), ["a.*.c", "*.*.c", "a.*", "*"]);
+        assert_eq!(listed("*"), ["*"]);
+        for text in ["a.b.c", "a.*.c", "a.b.*", "a.*", "*.b.c"] {
+            for wide in listed(text) {
+                assert_eq!(pattern(&wide).as_str(), wide);
+                assert!(pattern(&wide).covers(&pattern(text)), "{wide} {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn distance_counts_the_words_in_the_way() {
+        let read = pattern("identity.users.read");
+        for (held, distance) in [
+            ("identity.*", 0),
+            ("identity.users.create", 1),
+            ("identity.groups.*", 1),
+            ("audit.*", 1),
+            ("audit.entries.read", 2),
+        ] {
+            assert_eq!(pattern(held).distance(&read), distance, "{held}");
+        }
     }
 
     #[test]

@@ -176,24 +176,25 @@ fn longest_line<'a>(from: &'a RoleName, next: impl Fn(&'a RoleName) -> Vec<&'a R
     depth
 }
 
-/// Names are refused which the contract does not declare, and wildcards that cover nothing it declares: most are slips.
+/// The permissions that are declared. A role is refused what is not declared and wildcards that cover nothing declared:
+/// both are slips.
 #[derive(Clone, Debug, Default)]
-pub struct Catalogue(BTreeSet<Permission>);
+pub struct Catalogue(BTreeSet<Pattern>);
 
 impl FromIterator<Permission> for Catalogue {
     fn from_iter<T: IntoIterator<Item = Permission>>(permissions: T) -> Self {
-        Self(permissions.into_iter().collect())
+        Self(permissions.into_iter().map(Pattern::from).collect())
     }
 }
 
 impl Catalogue {
     /// Whether the pattern stands for anything that is declared.
     pub fn knows(&self, pattern: &Pattern) -> bool {
-        self.0.iter().any(|permission| pattern.permits(permission))
+        self.0.iter().any(|permission| pattern.covers(permission))
     }
 
     /// The permissions, in order.
-    pub fn permissions(&self) -> impl Iterator<Item = &Permission> {
+    pub fn permissions(&self) -> impl Iterator<Item = &Pattern> {
         self.0.iter()
     }
 }

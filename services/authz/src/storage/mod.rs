@@ -2,4 +2,6 @@
 
 mod roles;
 
-pub(crate) use roles::load_policy;
+pub(crate) use roles::{
+    StoredRole, delete_role, find_role, insert_role, list_roles, load_policy, load_policy_of, lock_policy, update_role,
+};

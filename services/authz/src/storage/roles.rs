@@ -1,24 +1,33 @@
 //! Roles with what they permit and inherit.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::domain::{Description, Fault, Pattern, Policy, Role, RoleName};
 
-/// All roles.
-#[tracing::instrument(name = "storage.policy.load", skip_all)]
-pub(crate) async fn load_policy(connection: &mut PgConnection) -> Result<Policy, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"
-        SELECT name, description, built_in,
-               ARRAY(SELECT permission FROM authz.role_permissions WHERE role = name) AS "permissions!",
-               ARRAY(SELECT inherits FROM authz.role_inherits WHERE role = name) AS "inherits!"
-        FROM authz.roles
-        "#,
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
+/// A role with its times.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredRole {
+    pub(crate) role: Role,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) updated_at: DateTime<Utc>,
+}
+
+struct RoleRow {
+    name: String,
+    description: String,
+    built_in: bool,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    permissions: Vec<String>,
+    inherits: Vec<String>,
+}
+
+impl TryFrom<RoleRow> for StoredRole {
+    type Error = sqlx::Error;
+
+    fn try_from(row: RoleRow) -> Result<Self, sqlx::Error> {
+        let parse = || -> Result<Role, Fault> {
             let permissions = row.permissions.iter().map(|text| Pattern::parse(text));
             let inherits = row.inherits.iter().map(|name| RoleName::parse("/inherits", name));
             Ok(Role {
@@ -28,7 +37,187 @@ pub(crate) async fn load_policy(connection: &mut PgConnection) -> Result<Policy,
                 inherits: inherits.collect::<Result<_, _>>()?,
                 built_in: row.built_in,
             })
-        })
-        .collect::<Result<Policy, Fault>>()
-        .map_err(|fault| sqlx::Error::Decode(format!("a stored role is not valid: {fault:?}").into()))
+        };
+        let role = parse().map_err(|fault| {
+            sqlx::Error::Decode(format!("the stored role {:?} is not valid: {fault:?}", row.name).into())
+        })?;
+        Ok(Self { role, created_at: row.created_at, updated_at: row.updated_at })
+    }
+}
+
+/// All roles, as of one moment.
+#[tracing::instrument(name = "storage.policy.load", skip_all)]
+pub(crate) async fn load_policy(connection: &mut PgConnection) -> Result<Policy, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        RoleRow,
+        r#"
+        SELECT name, description, built_in, created_at, updated_at,
+               ARRAY(SELECT permission FROM authz.role_permissions WHERE role = name) AS "permissions!",
+               ARRAY(SELECT inherits FROM authz.role_inherits WHERE role = name) AS "inherits!"
+        FROM authz.roles
+        "#,
+    )
+    .fetch_all(connection)
+    .await?;
+    collect(rows)
+}
+
+/// These roles and all that they inherit, as of one moment.
+#[tracing::instrument(name = "storage.policy.load_part", skip_all)]
+pub(crate) async fn load_policy_of(connection: &mut PgConnection, names: &[String]) -> Result<Policy, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        RoleRow,
+        r#"
+        WITH RECURSIVE reached (name) AS (
+            SELECT unnest($1::text[])
+            UNION
+            SELECT role_inherits.inherits FROM reached JOIN authz.role_inherits ON role_inherits.role = reached.name
+        )
+        SELECT name, description, built_in, created_at, updated_at,
+               ARRAY(SELECT permission FROM authz.role_permissions WHERE role = name) AS "permissions!",
+               ARRAY(SELECT inherits FROM authz.role_inherits WHERE role = name) AS "inherits!"
+        FROM authz.roles JOIN reached USING (name)
+        "#,
+        names,
+    )
+    .fetch_all(connection)
+    .await?;
+    collect(rows)
+}
+
+/// Lets one transaction at a time change roles, the others wait for its end, and gives all roles.
+pub(crate) async fn lock_policy(connection: &mut PgConnection) -> Result<Policy, sqlx::Error> {
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('authz.policy', 0))").execute(&mut *connection).await?;
+    load_policy(connection).await
+}
+
+fn collect(rows: Vec<RoleRow>) -> Result<Policy, sqlx::Error> {
+    rows.into_iter().map(|row| StoredRole::try_from(row).map(|stored| stored.role)).collect()
+}
+
+/// One role.
+#[tracing::instrument(name = "storage.role.find", skip_all)]
+pub(crate) async fn find_role(
+    connection: &mut PgConnection,
+    name: &RoleName,
+) -> Result<Option<StoredRole>, sqlx::Error> {
+    let row = sqlx::query_as!(
+        RoleRow,
+        r#"
+        SELECT name, description, built_in, created_at, updated_at,
+               ARRAY(SELECT permission FROM authz.role_permissions WHERE role = name) AS "permissions!",
+               ARRAY(SELECT inherits FROM authz.role_inherits WHERE role = name) AS "inherits!"
+        FROM authz.roles WHERE name = $1
+        "#,
+        name.as_str(),
+    )
+    .fetch_optional(connection)
+    .await?;
+    row.map(StoredRole::try_from).transpose()
+}
+
+/// Roles in order of name, at most `limit`, behind the one named `after`.
+#[tracing::instrument(name = "storage.role.list", skip_all)]
+pub(crate) async fn list_roles(
+    connection: &mut PgConnection,
+    after: Option<&str>,
+    limit: i64,
+) -> Result<Vec<StoredRole>, sqlx::Error> {
+    // The database's own order of texts may be another than that of the keys of pages.
+    let rows = sqlx::query_as!(
+        RoleRow,
+        r#"
+        SELECT name, description, built_in, created_at, updated_at,
+               ARRAY(SELECT permission FROM authz.role_permissions WHERE role = name) AS "permissions!",
+               ARRAY(SELECT inherits FROM authz.role_inherits WHERE role = name) AS "inherits!"
+        FROM authz.roles
+        WHERE $1::text IS NULL OR name > $1 COLLATE "C"
+        ORDER BY name COLLATE "C"
+        LIMIT $2
+        "#,
+        after,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(StoredRole::try_from).collect()
+}
+
+/// Makes a role; the name is known to be free.
+#[tracing::instrument(name = "storage.role.insert", skip_all)]
+pub(crate) async fn insert_role(
+    connection: &mut PgConnection,
+    role: &Role,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO authz.roles (name, description, built_in, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)",
+        role.name.as_str(),
+        role.description.as_str(),
+        role.built_in,
+        now,
+    )
+    .execute(&mut *connection)
+    .await?;
+    write_grants(connection, role).await
+}
+
+/// Puts a role in the place of the one of its name.
+#[tracing::instrument(name = "storage.role.update", skip_all)]
+pub(crate) async fn update_role(
+    connection: &mut PgConnection,
+    role: &Role,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE authz.roles SET description = $2, updated_at = $3 WHERE name = $1",
+        role.name.as_str(),
+        role.description.as_str(),
+        now,
+    )
+    .execute(&mut *connection)
+    .await?;
+    write_grants(connection, role).await
+}
+
+/// Makes what is stored of a role's permissions and inheritance what it should be.
+async fn write_grants(connection: &mut PgConnection, role: &Role) -> Result<(), sqlx::Error> {
+    let permissions: Vec<String> = role.permissions.iter().map(|pattern| pattern.as_str().to_owned()).collect();
+    let inherits: Vec<String> = role.inherits.iter().map(ToString::to_string).collect();
+    sqlx::query!(
+        "DELETE FROM authz.role_permissions WHERE role = $1 AND NOT permission = ANY($2)",
+        role.name.as_str(),
+        &permissions,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "INSERT INTO authz.role_permissions (role, permission) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING",
+        role.name.as_str(),
+        &permissions,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM authz.role_inherits WHERE role = $1 AND NOT inherits = ANY($2)",
+        role.name.as_str(),
+        &inherits,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "INSERT INTO authz.role_inherits (role, inherits) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING",
+        role.name.as_str(),
+        &inherits,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Deletes a role that none inherits.
+#[tracing::instrument(name = "storage.role.delete", skip_all)]
+pub(crate) async fn delete_role(connection: &mut PgConnection, name: &RoleName) -> Result<(), sqlx::Error> {
+    sqlx::query!("DELETE FROM authz.roles WHERE name = $1", name.as_str()).execute(connection).await?;
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod email;
 mod fault;
+mod group;
 mod name;
 mod password;
 mod password_hash;
@@ -10,8 +11,11 @@ mod user;
 
 pub use email::Email;
 pub use fault::Fault;
+pub use group::{
+    GROUP_ROLES_MAX, GROUPS_OF_USER_MAX, Group, GroupDescription, GroupId, GroupName, GroupRoles, HeldRoles,
+};
 pub use name::DisplayName;
 pub use password::{GivenPassword, NewPassword};
 pub use password_hash::{HashParameters, PasswordHash, Verdict};
-pub use role::{ADMIN, RoleName};
+pub use role::{ADMIN, ROLES_MAX, RoleName};
 pub use user::{NewUser, State, User, UserId};

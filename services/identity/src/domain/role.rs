@@ -8,8 +8,8 @@ pub const ADMIN: &str = "admin";
 /// Longest name in bytes.
 const BYTES_MAX: usize = 64;
 
-/// Most roles a user may be given at once.
-const ROLES_MAX: usize = 64;
+/// Roles of a user's own at most.
+pub const ROLES_MAX: usize = 64;
 
 /// A lower-case letter, then lower-case letters, digits, `_` and `-`; 64 at most.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +25,11 @@ impl RoleName {
         roles.sort();
         roles.dedup();
         Ok(roles)
+    }
+
+    /// One role, from the field `/role`.
+    pub fn parse_one(given: &str) -> Result<Self, Fault> {
+        Self::parse(given).map_err(|fault| Fault { pointer: "/role", ..fault })
     }
 
     fn parse(given: &str) -> Result<Self, Fault> {

@@ -7,14 +7,14 @@ use uuid::Uuid;
 use super::{state_from_text, state_to_text};
 use crate::domain::{NewUser, PasswordHash, State, User, UserId};
 
-struct UserRow {
-    id: Uuid,
-    email: String,
-    display_name: String,
-    state: String,
-    email_verified: bool,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
+pub(super) struct UserRow {
+    pub(super) id: Uuid,
+    pub(super) email: String,
+    pub(super) display_name: String,
+    pub(super) state: String,
+    pub(super) email_verified: bool,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) updated_at: DateTime<Utc>,
 }
 
 impl TryFrom<UserRow> for User {
@@ -142,7 +142,55 @@ pub(crate) async fn list_users(
     )
     .fetch_all(connection)
     .await?;
+    collect_users(rows)
+}
+
+pub(super) fn collect_users(rows: Vec<UserRow>) -> Result<Vec<User>, sqlx::Error> {
     rows.into_iter().map(User::try_from).collect()
+}
+
+/// Keeps a user from signing in; false where they already may not. The user must be there.
+#[tracing::instrument(name = "storage.user.disable", skip_all)]
+pub(crate) async fn disable_user(
+    connection: &mut PgConnection,
+    id: UserId,
+    now: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query!(
+        "UPDATE identity.users SET state_before_disabled = state, state = 'DISABLED', updated_at = $2
+         WHERE id = $1 AND state <> 'DISABLED'",
+        id.0,
+        now,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Lets a disabled user sign in again, as what they were before; false where they are not disabled.
+#[tracing::instrument(name = "storage.user.enable", skip_all)]
+pub(crate) async fn enable_user(
+    connection: &mut PgConnection,
+    id: UserId,
+    now: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query!(
+        "UPDATE identity.users
+         SET state = coalesce(state_before_disabled, 'ACTIVE'), state_before_disabled = NULL, updated_at = $2
+         WHERE id = $1 AND state = 'DISABLED'",
+        id.0,
+        now,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Deletes a user with credentials, roles and memberships; false where there is none.
+#[tracing::instrument(name = "storage.user.delete", skip_all)]
+pub(crate) async fn delete_user(connection: &mut PgConnection, id: UserId) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query!("DELETE FROM identity.users WHERE id = $1", id.0).execute(connection).await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// Takes the meaning from `%`, `_` and the escape character itself.

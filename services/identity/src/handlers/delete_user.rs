@@ -1,0 +1,29 @@
+//! An administrator deletes a user.
+
+use kernel::{Context, Result};
+use subjects::identity::v1::{DeleteUserReply, DeleteUserRequest, UserDeleted};
+
+use super::administrators;
+use crate::Identity;
+use crate::domain::UserId;
+use crate::error::IdentityError;
+use crate::storage;
+
+pub(crate) async fn delete_user(
+    identity: &Identity,
+    cx: &Context,
+    request: DeleteUserRequest,
+) -> Result<DeleteUserReply> {
+    let id = UserId::parse(&request.user_id).map_err(IdentityError::from)?;
+
+    let mut tx = identity.database.begin(cx).await?;
+    let before = administrators::lock(&mut tx).await?;
+    if !storage::delete_user(&mut tx, id).await? {
+        return Err(IdentityError::NotFound(id).into());
+    }
+    before.keep_one(&mut tx).await?;
+    tx.publish(&UserDeleted { user_id: id.to_string() }).await?;
+    let committed = tx.commit().await?;
+    identity.users.forget(id);
+    Ok(DeleteUserReply { consistency_token: committed.consistency_token })
+}

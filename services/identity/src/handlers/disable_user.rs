@@ -1,0 +1,26 @@
+//! An administrator keeps a user from signing in and from doing anything.
+
+use kernel::{Context, Result};
+use subjects::identity::v1::{DisableUserRequest, User, UserDisabled};
+
+use super::administrators;
+use crate::Identity;
+use crate::domain::UserId;
+use crate::error::IdentityError;
+use crate::storage;
+
+/// Disabling again changes nothing.
+pub(crate) async fn disable_user(identity: &Identity, cx: &Context, request: DisableUserRequest) -> Result<User> {
+    let id = UserId::parse(&request.user_id).map_err(IdentityError::from)?;
+
+    let mut tx = identity.database.begin(cx).await?;
+    let before = administrators::lock(&mut tx).await?;
+    if storage::disable_user(&mut tx, id, cx.now()).await? {
+        before.keep_one(&mut tx).await?;
+        tx.publish(&UserDisabled { user_id: id.to_string() }).await?;
+    }
+    let user = storage::find_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;
+    let committed = tx.commit().await?;
+    identity.users.forget(id);
+    Ok(User { consistency_token: committed.consistency_token, ..user.into() })
+}

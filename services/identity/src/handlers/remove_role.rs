@@ -1,0 +1,32 @@
+//! Somebody takes a role from a user.
+
+use kernel::{Context, Result};
+use subjects::identity::v1::{RemoveRoleReply, RemoveRoleRequest, UserRoleRemoved};
+
+use super::administrators;
+use crate::Identity;
+use crate::domain::{RoleName, UserId};
+use crate::error::IdentityError;
+use crate::storage;
+
+/// Taking what they do not have changes nothing.
+pub(crate) async fn remove_role(
+    identity: &Identity,
+    cx: &Context,
+    request: RemoveRoleRequest,
+) -> Result<RemoveRoleReply> {
+    let id = UserId::parse(&request.user_id).map_err(IdentityError::from)?;
+    let role = RoleName::parse_one(&request.role).map_err(IdentityError::from)?;
+
+    let mut tx = identity.database.begin(cx).await?;
+    let before = administrators::lock(&mut tx).await?;
+    if !storage::lock_user(&mut tx, id).await? {
+        return Err(IdentityError::NotFound(id).into());
+    }
+    if storage::delete_role(&mut tx, id, &role).await? {
+        before.keep_one(&mut tx).await?;
+        tx.publish(&UserRoleRemoved { user_id: id.to_string(), role: role.as_str().to_owned() }).await?;
+    }
+    let committed = tx.commit().await?;
+    Ok(RemoveRoleReply { consistency_token: committed.consistency_token })
+}
