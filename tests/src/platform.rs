@@ -161,6 +161,22 @@ impl Platform {
         sum
     }
 
+    /// Waits until every process hears of what changes authorisation, and so keeps what it has been answered.
+    pub async fn hears_changes(&self) {
+        wait::until("every process hears of changes", async || {
+            for http in self.admin_ports() {
+                let page = http.get("/metrics").await.body;
+                let line =
+                    page.lines().find(|line| line.starts_with("trunkline_feed_stale_seconds{feed=\"authorization\"}"));
+                if line.is_some_and(|line| !line.ends_with(" 0.0")) {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+
     /// Waits until nothing is under way any more: no unsent message in an outbox, no record that audit has not stored.
     pub async fn settled(&self) {
         let ops = self.user("ops").connect().await;
