@@ -10,6 +10,7 @@ use sqlx::{Connection, PgConnection};
 use trunkline::platform::{
     admin::AdminFile,
     deployment::Deployment,
+    nats::{client, streams::Declaration},
     servers::Servers,
     supervisor::{Process, State},
 };
@@ -18,6 +19,7 @@ use crate::{
     broker::User,
     http::Http,
     servers::{Shared, cache},
+    setup::STREAM_BYTES_MAX,
     traces::Traces,
     wait,
 };
@@ -223,9 +225,11 @@ impl Platform {
         .await
     }
 
-    /// Checks what must always hold of the stored log: sequences dense from 1, each hash in its successor, and every
-    /// record that any service ever committed there exactly once.
+    /// Waits until nothing is under way, since a read of the log is recorded in it too, and then checks what must hold
+    /// of the stored log: sequences dense from 1, each hash in its successor, and every record that any service ever
+    /// committed there exactly once.
     pub async fn check_audit_log(&self) {
+        self.settled().await;
         let mut database = self.superuser().await;
         let broken: Vec<i64> = sqlx::query_scalar(
             "SELECT sequence FROM (
@@ -249,6 +253,25 @@ impl Platform {
         .await
         .expect("the log can be read");
         assert!(lost.is_empty(), "records that were committed and are not in the log once: {lost:?}");
+    }
+
+    /// Where the broker keeps what it stores; for a test with servers of its own.
+    pub fn stream_store(&self) -> PathBuf {
+        let store = self.folder().parent().expect("a folder in the servers'").join("nats/jetstream");
+        assert!(store.exists(), "{}", store.display());
+        store
+    }
+
+    /// Makes what is missing of the declared streams and consumers, as `trunkline nats apply` does, once the broker is up.
+    pub async fn make_streams(&self) {
+        let user = self.user(subjects::broker::PROVISION);
+        let file = self.folder().join("provision.nk");
+        std::fs::write(&file, &user.seed).expect("it can be written");
+        wait::until("the streams are made", async || {
+            let client = client::connect(&user.url, &file, &user.name).await.ok()?;
+            Declaration::committed().with_bytes_max(STREAM_BYTES_MAX).apply(&client).await.ok()
+        })
+        .await;
     }
 
     /// Where downloaded programs and packages are kept between runs.
