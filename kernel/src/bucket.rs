@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::{HeaderValue, Message, StatusCode, Subject};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::nats::{RequestError, Requester};
@@ -38,6 +38,19 @@ impl BucketReader {
         Self { requester, bucket }
     }
 
+    /// Whether there is a value under `key`.
+    ///
+    /// 503 where the broker does not answer within `timeout`.
+    pub async fn contains(&self, key: &str, timeout: Duration) -> Result<bool> {
+        let request = json!({ "last_by_subj": format!("$KV.{}.{key}", self.bucket.name()) });
+        let answer = self.get(&request, Instant::now() + timeout).await?;
+        match answer.status {
+            Some(StatusCode::NOT_FOUND) => Ok(false),
+            Some(status) if status != StatusCode::OK => Err(nonsense(&answer)),
+            _ => Ok(true),
+        }
+    }
+
     /// What was stored from `place` on, in its order, at most `number`; fewer only at the end.
     ///
     /// 503 where the broker does not answer within `timeout`.
@@ -58,10 +71,9 @@ impl BucketReader {
 
     /// The first value at `place` or behind it.
     async fn next(&self, place: u64, deadline: Instant) -> Result<Option<Stored>> {
-        let subject = Subject::from(format!("$JS.API.DIRECT.GET.{}", self.bucket.stream()));
         let prefix = format!("$KV.{}.", self.bucket.name());
-        let request = json!({ "seq": place, "next_by_subj": format!("{prefix}>") }).to_string();
-        let answer = self.requester.request(subject, None, request.into(), deadline).await.map_err(unreachable)?;
+        let request = json!({ "seq": place, "next_by_subj": format!("{prefix}>") });
+        let answer = self.get(&request, deadline).await?;
         match answer.status {
             Some(StatusCode::NOT_FOUND) => return Ok(None),
             Some(status) if status != StatusCode::OK => return Err(nonsense(&answer)),
@@ -74,6 +86,11 @@ impl BucketReader {
             (Some(place), Some(key)) => Ok(Some(Stored { place, key: key.to_owned(), value: answer.payload.clone() })),
             _ => Err(nonsense(&answer)),
         }
+    }
+
+    async fn get(&self, request: &Value, deadline: Instant) -> Result<Message> {
+        let subject = Subject::from(format!("$JS.API.DIRECT.GET.{}", self.bucket.stream()));
+        self.requester.request(subject, None, request.to_string().into(), deadline).await.map_err(unreachable)
     }
 }
 

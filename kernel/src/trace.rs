@@ -1,8 +1,6 @@
 //! W3C trace context (Level 1): the identity of a trace and of the span within it. Made and passed on whether or not
 //! anything is exported, so that a log line can always be joined with its request.
 
-use std::fmt::Write as _;
-
 use crate::Random;
 
 /// Where in which trace something happens.
@@ -77,11 +75,8 @@ fn non_zero<const N: usize>(mut bytes: [u8; N]) -> [u8; N] {
 }
 
 fn to_hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        write!(text, "{byte:02x}").expect("a string can be written to");
-    }
-    text
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 /// Lower case only, as the specification demands.

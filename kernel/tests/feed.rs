@@ -210,6 +210,26 @@ async fn atomic_batch_is_no_gap_and_overlapping_filters_are_no_repetition() {
 }
 
 #[tokio::test]
+async fn messages_of_several_subscriptions_come_in_the_order_of_the_stream() {
+    const BURST: u64 = 2_000;
+    let server = Nats::start().await;
+    let mut watcher = Watcher::fresh(&server, "part").await;
+
+    // Each subject is covered by one filter; many wait at once in both subscriptions.
+    for number in 0..BURST {
+        let subject = if number % 3 == 0 { "evt.identity.group.created" } else { "evt.team.user.made" };
+        let body = json!({ "number": number }).to_string();
+        watcher.client.publish(subject, body.into()).await.unwrap();
+    }
+
+    for number in 0..BURST {
+        let (_, sequence, body) = watcher.event().await;
+        assert_eq!((sequence, &body["number"]), (number + 1, &number.into()), "nothing is lost, nothing overtakes");
+    }
+    watcher.running.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn message_that_did_not_come_is_noticed_at_the_next() {
     let server = Nats::start().await;
     let (mut whole, mut part) = (Watcher::fresh(&server, "whole").await, Watcher::fresh(&server, "part").await);

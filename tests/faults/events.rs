@@ -13,7 +13,6 @@ use platform_tests::{Platform, Setup, Signal, http::Reply, load::Load, people::P
 use reqwest::Method;
 use subjects::identity::v1::UserRegistered;
 use subjects::{ConsumerContract, ServiceContract};
-use trunkline::platform::nats::{client, streams::Declaration};
 
 /// Takes every registration's event.
 static WITNESS: ServiceContract = ServiceContract {
@@ -95,31 +94,18 @@ async fn store_of_the_broker_wiped_while_running_loses_and_doubles_nothing() {
         load.proceed(40).await;
         let nats = platform.process("nats-server", 1);
         let starts = nats.state().starts;
-        let store = platform.folder().parent().expect("a folder in the servers'").join("nats/jetstream");
-        assert!(store.exists(), "{}", store.display());
+        let store = platform.stream_store();
         // Gone from under the running server, which goes on acknowledging for a moment.
         wait::until("the store is deleted", async || std::fs::remove_dir_all(&store).ok()).await;
         load.proceed(5).await;
         nats.signal(Signal::KILL).await.expect("it runs");
         wait::until("the broker is back", async || (nats.state().starts > starts).then_some(())).await;
         load.proceed(10).await;
-        provision(platform).await;
+        platform.make_streams().await;
+        platform.make_consumers(&[&WITNESS]).await;
         load.proceed(20).await;
     })
     .await;
-}
-
-/// Makes the streams and consumers, as `trunkline nats apply` does.
-async fn provision(platform: &Platform) {
-    let user = platform.user(subjects::broker::PROVISION);
-    let file = platform.folder().join("provision.nk");
-    std::fs::write(&file, &user.seed).expect("it can be written");
-    wait::until("the streams are made", async || {
-        let client = client::connect(&user.url, &file, &user.name).await.ok()?;
-        Declaration::committed().with_bytes_max(32 * 1024 * 1024).apply(&client).await.ok()
-    })
-    .await;
-    platform.make_consumers(&[&WITNESS]).await;
 }
 
 async fn under_load(faults: impl AsyncFnOnce(&Platform, &Load)) {

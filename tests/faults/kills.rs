@@ -59,7 +59,6 @@ async fn kill_in_turn(platform: &Platform, victims: &[&str]) {
     load.proceed(ROUNDS).await;
     let (_, _bounded_errors) = load.stop().await;
 
-    platform.settled().await;
     platform.check_audit_log().await;
     let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
     check_registrations(platform, &acknowledged).await;

@@ -1,7 +1,7 @@
 //! Whoever tampers with the database behind the service's back is found out, by the service and by anybody who has an
 //! export and the public key; erasing what is personal is not tampering.
 
-use platform_tests::{Platform, Setup, http::Http, people::Person, wait};
+use platform_tests::{Platform, Setup, Signal, http::Http, people::Person, wait};
 use proof::{Checkpoint, Kind, PublicKey};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -121,6 +121,44 @@ async fn checkpoint_that_was_not_signed_with_the_key_is_found() {
     let other = PublicKey([7; 32]);
     let report = proof::verify_lines(export.as_bytes(), &[other]).unwrap();
     assert_eq!(report.findings[0].kind, Kind::BadSignature);
+}
+
+#[tokio::test]
+async fn bucket_that_lost_old_checkpoints_gets_them_back_from_the_table() {
+    let platform = signed_often().own_servers().start().await;
+    log_of(&platform, 30).await;
+    signed_head(&platform).await;
+    let audit = platform.process("audit", 1);
+    audit.stop().await.unwrap();
+
+    // Made two days ago, as far as anybody can tell: the outbox has nothing of them any more.
+    let mut superuser = Tamperer::new(&platform).await;
+    superuser.tamper("UPDATE audit.checkpoints SET time = time - interval '2 days'").await;
+    superuser.tamper("DELETE FROM audit.outbox WHERE stream = 'KV_checkpoints'").await;
+    superuser.tamper("DELETE FROM audit.outbox_marks WHERE stream = 'KV_checkpoints'").await;
+    let signed: Vec<String> = sqlx::query_scalar("SELECT sequence::text FROM audit.checkpoints ORDER BY sequence")
+        .fetch_all(&mut superuser.0)
+        .await
+        .unwrap();
+    let nats = platform.process("nats-server", 1);
+    let starts = nats.state().starts;
+    std::fs::remove_dir_all(platform.stream_store()).unwrap();
+    nats.signal(Signal::KILL).await.unwrap();
+    wait::until("the broker is back", async || (nats.state().starts > starts).then_some(())).await;
+    platform.make_streams().await;
+    audit.start().await.unwrap();
+    audit.ready(wait::WAIT_MAX).await.unwrap();
+
+    assert!(signed.len() > 2, "{signed:?}");
+    let ops = platform.user("ops").connect().await;
+    wait::until("every checkpoint is in the bucket again", async || {
+        let request = json!({ "subjects_filter": "$KV.checkpoints.>" }).to_string();
+        let answer = ops.client.request("$JS.API.STREAM.INFO.KV_checkpoints", request.into()).await.ok()?;
+        let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+        let kept = info["state"]["subjects"].as_object()?;
+        signed.iter().all(|sequence| kept.contains_key(&format!("$KV.checkpoints.{sequence}"))).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

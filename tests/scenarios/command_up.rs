@@ -29,8 +29,10 @@ async fn up_starts_serves_stops_and_finds_its_data_again() {
     let person = Person::registered(&http).await;
     let token = up.command(&["token"]).await;
     http.with_token(token.trim()).get("/api/v1/users?pageSize=1").await.json(200);
-    let listed = up.command(&["audit", "list"]).await;
-    assert!(listed.contains("auth.session.created"), "{listed}");
+    platform_tests::wait::until("the login is in the log", async || {
+        up.command(&["audit", "list"]).await.contains("auth.session.created").then_some(())
+    })
+    .await;
     check_export(&up).await;
 
     // One signal ends all of it.

@@ -251,21 +251,22 @@ async fn forged_tokens_are_refused_at_the_gateway_and_by_a_service() {
 }
 
 #[tokio::test]
-async fn roles_are_believed_only_under_the_platforms_own_key() {
+async fn roles_that_a_token_names_grant_nothing() {
     let platform = Setup::new().start().await;
     let person = Person::registered(&platform.http()).await;
     let forge = Forge::new(&platform, &person).await;
     let ops = platform.user("ops").connect().await;
     let roles = |claims: &mut Value| claims["roles"] = json!(["admin"]);
 
-    // The positive control: the platform's own key may say so. Whoever holds it is the platform.
+    // Under the platform's own key the token counts; what its user may is authz's to say all the same.
     let platforms = forge.claiming(roles);
-    ops.call_as(&platforms, "svc.identity.v1.list_users", &json!({})).await.json();
+    ops.call_as(&platforms, "svc.identity.v1.get_me", &json!({})).await.json();
     let mut claims = forge.claims.clone();
     roles(&mut claims);
     let services = KeyPair::from_seed(platform.user("identity").seed.trim()).unwrap();
     let forged = sign_as(&services, &forge.header.to_string(), &claims.to_string());
 
+    ops.call_as(&platforms, "svc.identity.v1.list_users", &json!({})).await.problem(403, "permission_denied");
     ops.call_as(&forged, "svc.identity.v1.list_users", &json!({})).await.problem(401, "invalid_token");
     ops.call_as(&forge.genuine, "svc.identity.v1.list_users", &json!({})).await.problem(403, "permission_denied");
 }

@@ -36,7 +36,6 @@ async fn two_instances_of_each_service_share_the_work() {
     .await;
 
     // Each record was stored once, whichever instance of audit read it.
-    platform.settled().await;
     platform.check_audit_log().await;
 }
 
@@ -130,7 +129,7 @@ async fn mixed_load(platform: &Platform) -> Load {
 
 /// Requests served by each instance, from discovery.
 async fn served(ops: &Broker) -> BTreeMap<(String, String), u64> {
-    let stats = ops.gather("$SRV.STATS", Duration::from_millis(300)).await;
+    let stats = ops.gather("$SRV.STATS").await;
     stats
         .iter()
         .map(|stats| {

@@ -3,7 +3,9 @@
 
 mod audit_logging;
 mod audit_tampering;
+mod authorization;
 mod bad_input;
+mod cache_aside;
 mod command_events;
 mod command_up;
 mod dead_letters;
@@ -15,5 +17,7 @@ mod instances;
 mod login;
 mod migrations;
 mod other_languages;
+mod permission_resolution;
 mod redaction;
 mod refresh;
+mod write_through;

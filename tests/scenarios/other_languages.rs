@@ -90,12 +90,11 @@ async fn discovery_answers_as_adr_32_says() {
 async fn discovery_answers_on_qualified_subjects() {
     let platform = Setup::new().instances("auth", 2).start().await;
     let ops = platform.user("ops").connect().await;
-    let window = std::time::Duration::from_millis(500);
 
-    let both = ops.gather("$SRV.PING.auth", window).await;
+    let both = ops.gather("$SRV.PING.auth").await;
     let id = both[0]["id"].as_str().unwrap();
-    let one = ops.gather(&format!("$SRV.INFO.auth.{id}"), window).await;
-    let nobody = ops.gather("$SRV.PING.nobody", window).await;
+    let one = ops.gather(&format!("$SRV.INFO.auth.{id}")).await;
+    let nobody = ops.gather("$SRV.PING.nobody").await;
 
     assert_eq!(both.len(), 2);
     assert_eq!(one.len(), 1);

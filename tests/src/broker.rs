@@ -11,6 +11,9 @@ use crate::wire::Wire;
 /// Longer than any endpoint's own timeout: the service answers first, or the test fails.
 const REQUEST_MAX: Duration = Duration::from_secs(15);
 
+/// So long nobody answers a question to all before nobody more is expected.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// A user of the broker and how to become it.
 #[derive(Clone, Debug)]
 pub struct User {
@@ -108,15 +111,15 @@ impl Broker {
         })
     }
 
-    /// Sends one request to every responder and gathers what answers within `window`; for discovery.
-    pub async fn gather(&self, subject: &str, window: Duration) -> Vec<Value> {
+    /// Sends one request to every responder and gathers what answers, until a second has passed in which nobody did; for
+    /// discovery.
+    pub async fn gather(&self, subject: &str) -> Vec<Value> {
         use futures::StreamExt;
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.expect("one's own inbox");
         self.client.publish_with_reply(subject.to_owned(), inbox, bytes::Bytes::new()).await.expect("connected");
         let mut gathered = Vec::new();
-        let until = tokio::time::Instant::now() + window;
-        while let Ok(Some(message)) = tokio::time::timeout_at(until, answers.next()).await {
+        while let Ok(Some(message)) = tokio::time::timeout(SILENCE, answers.next()).await {
             if let Ok(answer) = serde_json::from_slice(&message.payload) {
                 gathered.push(answer);
             }

@@ -10,6 +10,7 @@ use sqlx::{Connection, PgConnection};
 use trunkline::platform::{
     admin::AdminFile,
     deployment::Deployment,
+    nats::{client, streams::Declaration},
     servers::Servers,
     supervisor::{Process, State},
 };
@@ -18,6 +19,7 @@ use crate::{
     broker::User,
     http::Http,
     servers::{Shared, cache},
+    setup::STREAM_BYTES_MAX,
     traces::Traces,
     wait,
 };
@@ -159,6 +161,22 @@ impl Platform {
         sum
     }
 
+    /// Waits until every process hears of what changes authorisation, and so keeps what it has been answered.
+    pub async fn hears_changes(&self) {
+        wait::until("every process hears of changes", async || {
+            for http in self.admin_ports() {
+                let page = http.get("/metrics").await.body;
+                let line =
+                    page.lines().find(|line| line.starts_with("trunkline_feed_stale_seconds{feed=\"authorization\"}"));
+                if line.is_some_and(|line| !line.ends_with(" 0.0")) {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+
     /// Waits until nothing is under way any more: no unsent message in an outbox, no record that audit has not stored.
     pub async fn settled(&self) {
         let ops = self.user("ops").connect().await;
@@ -207,9 +225,11 @@ impl Platform {
         .await
     }
 
-    /// Checks what must always hold of the stored log: sequences dense from 1, each hash in its successor, and every
-    /// record that any service ever committed there exactly once.
+    /// Waits until nothing is under way, since a read of the log is recorded in it too, and then checks what must hold
+    /// of the stored log: sequences dense from 1, each hash in its successor, and every record that any service ever
+    /// committed there exactly once.
     pub async fn check_audit_log(&self) {
+        self.settled().await;
         let mut database = self.superuser().await;
         let broken: Vec<i64> = sqlx::query_scalar(
             "SELECT sequence FROM (
@@ -233,6 +253,25 @@ impl Platform {
         .await
         .expect("the log can be read");
         assert!(lost.is_empty(), "records that were committed and are not in the log once: {lost:?}");
+    }
+
+    /// Where the broker keeps what it stores; for a test with servers of its own.
+    pub fn stream_store(&self) -> PathBuf {
+        let store = self.folder().parent().expect("a folder in the servers'").join("nats/jetstream");
+        assert!(store.exists(), "{}", store.display());
+        store
+    }
+
+    /// Makes what is missing of the declared streams and consumers, as `trunkline nats apply` does, once the broker is up.
+    pub async fn make_streams(&self) {
+        let user = self.user(subjects::broker::PROVISION);
+        let file = self.folder().join("provision.nk");
+        std::fs::write(&file, &user.seed).expect("it can be written");
+        wait::until("the streams are made", async || {
+            let client = client::connect(&user.url, &file, &user.name).await.ok()?;
+            Declaration::committed().with_bytes_max(STREAM_BYTES_MAX).apply(&client).await.ok()
+        })
+        .await;
     }
 
     /// Where downloaded programs and packages are kept between runs.

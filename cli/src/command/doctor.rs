@@ -9,11 +9,12 @@ use clap::Args;
 use kernel::data::migrations;
 use serde_json::Value;
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use subjects::broker::PROVISION;
+use subjects::broker::{OPS, PROVISION};
 
 use super::options::{Data, NatsAuthority};
 use super::output::print;
 use crate::platform::admin::{Admin, Running};
+use crate::platform::nats::dead_letters::DeadLetters;
 use crate::platform::nats::streams::Declaration;
 use crate::platform::nats::{client, monitoring};
 use crate::platform::process::is_running;
@@ -80,6 +81,12 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         Err(error) => found.wrong(&format!("nats-server: {error:#}"))?,
     }
+    let key_file = folder.join("nkeys").join(format!("{OPS}.nk"));
+    match count_dead_letters(&admin, &key_file, arguments.ca.file.as_deref()).await {
+        Ok(0) => right("no dead letters wait")?,
+        Ok(count) => notable(&format!("{count} dead letters wait; `trunkline events dead-letters list` says why"))?,
+        Err(error) => found.wrong(&format!("dead letters: {error:#}"))?,
+    }
     check_database(&admin, &mut found).await?;
 
     if found.wrong == 0 {
@@ -143,6 +150,11 @@ async fn check_streams(admin: &Admin, key_file: &Path, ca_file: Option<&Path>) -
     let client = client::connect_trusting(url, key_file, PROVISION, ca_file).await?;
     let version = client.server_info().version;
     Ok((version, Declaration::committed().compare(&client).await?.0))
+}
+
+async fn count_dead_letters(admin: &Admin, key_file: &Path, ca_file: Option<&Path>) -> Result<u64> {
+    let url = admin.nats_url.as_deref().context("the platform was never ready")?;
+    DeadLetters::new(client::connect_trusting(url, key_file, OPS, ca_file).await?).waiting().await
 }
 
 async fn check_database(admin: &Admin, found: &mut Findings) -> Result<()> {

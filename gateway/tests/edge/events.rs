@@ -244,6 +244,41 @@ async fn sequence_of_another_stream_begins_from_the_start_and_says_so() {
 }
 
 #[tokio::test]
+async fn events_that_have_aged_out_are_told_of_as_a_gap() {
+    let platform = edge().start().await;
+    let (http, admin) = (platform.http(), platform.admin().await);
+    for _ in 0..3 {
+        Person::registered(&http).await;
+    }
+    platform.settled_outboxes().await;
+    let aged = last(&admin).await;
+    let ages = |age: Duration, window: Duration| {
+        move |config: &mut Value| {
+            config["duplicate_window"] = json!(window.as_nanos());
+            config["max_age"] = json!(age.as_nanos());
+        }
+    };
+    configure(&platform, ages(Duration::from_secs(1), Duration::from_secs(1))).await;
+    let ops = platform.user("ops").connect().await.client;
+    wait::until("all events have aged out", async || {
+        let answer = ops.request("$JS.API.STREAM.INFO.EVENTS", "".into()).await.ok()?;
+        (serde_json::from_slice::<Value>(&answer.payload).ok()?["state"]["messages"] == 0).then_some(())
+    })
+    .await;
+    configure(&platform, ages(Duration::from_hours(1), Duration::from_mins(2))).await;
+    Person::registered(&http).await;
+    platform.settled_outboxes().await;
+
+    let mut tail = Tail::open(&admin, "evt.>", Some(1)).await;
+
+    let gap = tail.event().await;
+    let first: u64 = gap.data["firstSequence"].as_str().unwrap().parse().unwrap();
+    assert_eq!((gap.event.as_str(), &gap.data["reason"], gap.id), ("gap", &"expired".into(), Some(first - 1)));
+    assert!(first > aged, "{first} came behind {aged}");
+    assert_eq!(tail.event().await.id, Some(first));
+}
+
+#[tokio::test]
 async fn streams_outlive_a_restart_of_the_broker() {
     let platform = Setup::new().instances("audit", 0).own_servers().start().await;
     let (http, admin) = (platform.http(), platform.admin().await);

@@ -61,7 +61,7 @@ impl Decisions {
     pub(crate) fn new(caller: Caller, changes: &Changes, caches: &Caches, metrics: &Metrics) -> Arc<Self> {
         let outcomes = metrics.counters::<ByKind>(Name::Decisions);
         let outcome = |kind| outcomes.get_or_create_owned(&ByKind { kind });
-        let kept = caches.open("decisions", BOUNDS, weigh);
+        let kept = caches.open("decisions", BOUNDS, |question, _, grounds| weigh(question, grounds));
         kept.suspend();
         let decisions = Arc::new(Self {
             authz: AuthzClient::new(caller),
@@ -145,7 +145,7 @@ impl std::fmt::Debug for Decisions {
     }
 }
 
-fn weigh(question: &Question, _: &bool, grounds: &[Ground]) -> u64 {
+fn weigh(question: &Question, grounds: &[Ground]) -> u64 {
     let texts = grounds.iter().map(|ground| match ground {
         Ground::User(text) | Ground::Group(text) | Ground::Role(text) => text.len() as u64 + TAG_BYTES,
     });

@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 
 use chrono::SecondsFormat;
 use sqlx::PgConnection;
-use sqlx::types::Json;
 use subjects::Event;
 use uuid::Uuid;
 
@@ -137,8 +136,18 @@ impl Draft {
         self.id
     }
 
-    fn check(&self) -> Result<()> {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    /// Of body and headers.
+    pub(super) fn bytes(&self) -> usize {
+        self.payload.len() + self.headers_bytes()
+    }
+
+    fn headers_bytes(&self) -> usize {
+        self.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum()
+    }
+
+    /// Whether the broker takes it.
+    pub(super) fn check(&self) -> Result<()> {
+        let headers = self.headers_bytes();
         if self.payload.len() <= PAYLOAD_BYTES_MAX && headers <= HEADERS_BYTES_MAX {
             return Ok(());
         }
@@ -147,20 +156,21 @@ impl Draft {
     }
 }
 
-/// Writes the messages in their order. All or none are refused.
+/// Writes checked messages in their order.
 pub(super) async fn insert(connection: &mut PgConnection, drafts: Vec<Draft>) -> Result<()> {
-    drafts.iter().try_for_each(Draft::check)?;
     let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for draft in drafts {
         columns.0.push(draft.id);
         columns.1.push(draft.stream.name());
         columns.2.push(draft.subject);
-        columns.3.push(Json(draft.headers));
+        columns.3.push(serde_json::to_string(&draft.headers).expect("an object of strings"));
         columns.4.push(draft.payload);
     }
     sqlx::query(
         "INSERT INTO outbox (event_id, stream, subject, headers, payload) \
-         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::bytea[])",
+         SELECT event_id, stream, subject, headers::json, payload \
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[]) \
+         AS draft (event_id, stream, subject, headers, payload)",
     )
     .bind(columns.0)
     .bind(columns.1)

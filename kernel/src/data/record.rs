@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{Clock, Context, Ids, Random, TraceContext};
 
-/// Characters of a claimed user agent or address that are kept.
+/// Characters of a claimed user agent, an address or a name that are kept.
 const CLAIM_CHARACTERS_MAX: usize = 512;
 
 /// An action for the audit log that no event stands for.
@@ -41,10 +41,14 @@ impl AuditAction<'_> {
 #[derive(Debug)]
 pub(super) struct Origin {
     actor: Actor,
+    /// What actor and target are called; empty where nobody said.
+    actor_name: String,
+    target_name: String,
     address: String,
     user_agent: String,
     request_id: String,
-    trace: TraceContext,
+    trace_id: String,
+    traceparent: String,
     clock: Clock,
     random: Random,
 }
@@ -58,10 +62,13 @@ impl Origin {
         };
         Self {
             actor: Actor { r#type: kind.into(), id: id.to_owned() },
+            actor_name: String::new(),
+            target_name: String::new(),
             address: shortened(&cx.client().address),
             user_agent: shortened(&cx.client().user_agent),
             request_id: cx.request_id().to_owned(),
-            trace,
+            trace_id: trace.trace_id_hex(),
+            traceparent: trace.to_traceparent(),
             clock: cx.clock().clone(),
             random: cx.random().clone(),
         }
@@ -69,6 +76,14 @@ impl Origin {
 
     pub(super) fn act_as_user(&mut self, id: &str) {
         self.actor = Actor { r#type: actor::Type::User.into(), id: id.to_owned() };
+    }
+
+    pub(super) fn name_actor(&mut self, name: &str) {
+        self.actor_name = shortened(name);
+    }
+
+    pub(super) fn name_target(&mut self, name: &str) {
+        self.target_name = shortened(name);
     }
 
     pub(super) fn now(&self) -> DateTime<Utc> {
@@ -84,7 +99,7 @@ impl Origin {
         BTreeMap::from([
             ("Content-Type", "application/json".to_owned()),
             ("Nats-Msg-Id", id.to_string()),
-            ("traceparent", self.trace.to_traceparent()),
+            ("traceparent", self.traceparent.clone()),
         ])
     }
 }
@@ -99,9 +114,10 @@ pub(super) fn build(origin: &Origin, id: Uuid, action: &AuditAction<'_>) -> Reco
         ip_address: origin.address.clone(),
         user_agent: origin.user_agent.clone(),
         request_id: origin.request_id.clone(),
-        trace_id: origin.trace.trace_id_hex(),
+        trace_id: origin.trace_id.clone(),
         details: Some(RawJson { text: action.details.clone() }),
-        ..Record::default()
+        actor_name: origin.actor_name.clone(),
+        target_name: origin.target_name.clone(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! hashes, signs the chain, lists, exports and checks it. Publishes its checkpoints and no event; changes no entry, and
 //! removes whole segments only, under a checkpoint, where it is told for how long to keep them.
 
+mod bucket;
 pub mod domain;
 mod error;
 mod handlers;

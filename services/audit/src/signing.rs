@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::domain::{Chain, SigningKey};
-use crate::{Audit, handlers, storage};
+use crate::{Audit, bucket, handlers, storage};
 
 /// How often the log is looked at, where checkpoints are not due more often.
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
@@ -21,6 +21,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often segments are looked for that need not be kept.
 const RETENTION_INTERVAL: TimeDelta = TimeDelta::minutes(1);
+
+/// How often it is looked whether the bucket still has what was signed.
+const COMPARE_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 
 /// Reads the key that lies outside of the database.
 pub(crate) fn read_key(file: Option<&Path>) -> Result<SigningKey, StartError> {
@@ -38,9 +41,14 @@ pub(crate) async fn sign(audit: &Audit, tx: &mut Transaction, head: Chain) -> Re
     let now = audit.clock.now();
     let checkpoint = audit.key.sign(head, now);
     storage::insert_checkpoint(tx, &checkpoint, now).await?;
-    let value = subjects::json::encode(&handlers::checkpoint_to_wire(&checkpoint));
-    tx.put(Bucket::Checkpoints, &checkpoint.sequence.to_string(), value).await?;
+    put(tx, &checkpoint).await?;
     Ok(checkpoint)
+}
+
+/// Puts a checkpoint into the bucket.
+pub(crate) async fn put(tx: &mut Transaction, checkpoint: &Checkpoint) -> Result<()> {
+    let value = subjects::json::encode(&handlers::checkpoint_to_wire(checkpoint));
+    tx.put(Bucket::Checkpoints, &checkpoint.sequence.to_string(), value).await
 }
 
 /// The checkpoint of the log's present end, made unless there is one. The log has an entry.
@@ -58,6 +66,7 @@ pub(crate) async fn keep(audit: &Audit, life: &Lifecycle) {
     let mut looks = interval(audit.settings.checkpoint_interval().min(LOOK_INTERVAL_MAX));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut retained_at: Option<DateTime<Utc>> = None;
+    let mut compared_at: Option<DateTime<Utc>> = None;
     loop {
         tokio::select! {
             biased;
@@ -74,6 +83,12 @@ pub(crate) async fn keep(audit: &Audit, life: &Lifecycle) {
             retained_at = Some(now);
             if let Err(error) = drop_segment(audit, now - retention).await {
                 tracing::warn!(?error, "A segment could not be dropped; it is tried again.");
+            }
+        }
+        if compared_at.is_none_or(|at| now - at >= COMPARE_INTERVAL) {
+            compared_at = Some(now);
+            if let Err(error) = bucket::restore(audit, now).await {
+                tracing::warn!(?error, "The bucket of checkpoints could not be compared; it is tried again.");
             }
         }
     }
@@ -123,6 +138,6 @@ async fn drop_segment(audit: &Audit, older_than: DateTime<Utc>) -> Result<()> {
     Ok(())
 }
 
-fn context(audit: &Audit) -> Context {
+pub(crate) fn context(audit: &Audit) -> Context {
     Context::for_service("audit", &audit.clock, &audit.random, LOOK_TIMEOUT)
 }

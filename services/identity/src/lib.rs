@@ -12,6 +12,7 @@ mod handlers;
 mod hashing;
 pub mod settings;
 mod storage;
+mod users;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ use subjects::identity::v1::{
 
 use hashing::Hashing;
 pub use settings::IdentitySettings;
+use users::Users;
 
 /// The service.
 #[derive(Debug)]
@@ -40,6 +42,7 @@ pub struct Identity {
     settings: IdentitySettings,
     database: Database,
     hashing: Hashing,
+    users: Arc<Users>,
     authz: AuthzClient<Caller>,
     decide: Arc<dyn Decide>,
 }
@@ -57,6 +60,7 @@ impl Service for Identity {
             settings: parts.settings.clone(),
             database: parts.database.clone(),
             hashing,
+            users: Users::new(parts.database.clone(), &parts.changes, &parts.caches),
             authz: AuthzClient::new(parts.caller.clone()),
             decide: Arc::clone(&parts.decide),
         };

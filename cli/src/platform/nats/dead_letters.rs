@@ -2,7 +2,7 @@
 //!
 //! Deliberately nothing that changes or removes one: a letter that was replayed is known by the mark that its consumer stores.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -104,20 +104,35 @@ impl DeadLetters {
     /// # Errors
     /// When the broker does not answer.
     pub async fn replayed(&self, consumer: Option<&str>) -> Result<Marks> {
-        let filter = dead_letter::replayed(consumer.unwrap_or("*"), "*");
-        let mut marks = BTreeSet::new();
+        let counts = self.counts(&dead_letter::replayed(consumer.unwrap_or("*"), "*")).await?;
+        let marks = counts.into_keys().filter_map(|subject| {
+            let (consumer, sequence) = subject.strip_prefix("replayed.evt.")?.split_once('.')?;
+            Some((consumer.to_owned(), sequence.parse().ok()?))
+        });
+        Ok(Marks(marks.collect()))
+    }
+
+    /// How many letters have not been replayed with success.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn waiting(&self) -> Result<u64> {
+        let letters: u64 = self.counts(&dead_letter::subjects("*")).await?.into_values().sum();
+        let replayed = self.counts(&dead_letter::replayed("*", "*")).await?.len() as u64;
+        Ok(letters.saturating_sub(replayed))
+    }
+
+    /// How many messages each subject like this has.
+    async fn counts(&self, like: &str) -> Result<BTreeMap<String, u64>> {
+        let mut counts = BTreeMap::new();
         loop {
-            let request = json!({ "subjects_filter": filter, "offset": marks.len() });
+            let request = json!({ "subjects_filter": like, "offset": counts.len() });
             let info: Value = self.api(&format!("STREAM.INFO.{}", dead_letter::STREAM), &request).await?;
-            let found = info["state"]["subjects"].as_object().map(serde_json::Map::len).unwrap_or_default();
-            let subjects = info["state"]["subjects"].as_object().into_iter().flat_map(serde_json::Map::keys);
-            marks.extend(subjects.filter_map(|subject| {
-                let (consumer, sequence) = subject.strip_prefix("replayed.evt.")?.split_once('.')?;
-                Some((consumer.to_owned(), sequence.parse().ok()?))
-            }));
-            let total = info["total"].as_u64().unwrap_or_default();
-            if found == 0 || marks.len() as u64 >= total {
-                return Ok(Marks(marks));
+            let page = info["state"]["subjects"].as_object().into_iter().flatten();
+            let before = counts.len();
+            counts.extend(page.map(|(subject, count)| (subject.clone(), count.as_u64().unwrap_or_default())));
+            if counts.len() == before || counts.len() as u64 >= info["total"].as_u64().unwrap_or_default() {
+                return Ok(counts);
             }
         }
     }

@@ -193,6 +193,7 @@ impl Ledger {
                  ack_sequence = place.sequence \
                  FROM unnest($1::bigint[], $2::bigint[], $5::timestamptz[]) AS place (id, sequence, created_at) \
                  WHERE outbox.id = place.id AND outbox.created_at = place.created_at \
+                 AND outbox.created_at BETWEEN $7 AND $8 \
                  RETURNING subject, ack_sequence, outbox.created_at), \
              late AS ( \
                  INSERT INTO outbox_late AS late (day, acked_at) \
@@ -211,6 +212,9 @@ impl Ledger {
         .bind(acknowledged.created)
         .bind(created)
         .bind(BUCKET_PREFIX)
+        // Says which partitions need not be looked into.
+        .bind(places.iter().map(|place| place.created_at).min())
+        .bind(places.iter().map(|place| place.created_at).max())
         .execute(&mut self.session)
         .await?;
         Ok(())

@@ -62,6 +62,11 @@ pub(crate) async fn find_last_checkpoint_time(
     Ok(row.map(|row| (row.sequence, row.time)))
 }
 
+/// The first there is.
+pub(crate) async fn find_first_checkpoint(connection: &mut PgConnection) -> Result<Option<Checkpoint>, sqlx::Error> {
+    find_covering_checkpoint(connection, 0).await
+}
+
 /// Newest first, at most `limit`, from the one before `before`.
 pub(crate) async fn list_checkpoints(
     connection: &mut PgConnection,

@@ -6,8 +6,8 @@ mod log;
 mod segments;
 
 pub(crate) use checkpoints::{
-    find_covering_checkpoint, find_last_checkpoint, find_last_checkpoint_time, insert_checkpoint, list_checkpoints,
-    list_checkpoints_between,
+    find_covering_checkpoint, find_first_checkpoint, find_last_checkpoint, find_last_checkpoint_time,
+    insert_checkpoint, list_checkpoints, list_checkpoints_between,
 };
 pub(crate) use entries::{Part, find_entry, list_entries, read_entries};
 pub(crate) use log::{

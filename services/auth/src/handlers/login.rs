@@ -12,7 +12,8 @@ use crate::storage::{self, ClientClaims};
 /// Whatever is wrong, address, password or user: the same answer after the same work, and a record of it.
 pub(crate) async fn login(auth: &Auth, cx: &Context, request: LoginRequest) -> Result<TokenReply> {
     let LoginRequest { email, password } = request;
-    let checked = auth.identity.verify_credentials(cx, VerifyCredentialsRequest { email, password }).await?;
+    let credentials = VerifyCredentialsRequest { email: email.clone(), password };
+    let checked = auth.identity.verify_credentials(cx, credentials).await?;
     if !checked.valid {
         let mut tx = auth.database.begin(cx).await?;
         tx.publish(&LoginFailed { user_id: checked.user_id }).await?;
@@ -32,6 +33,8 @@ pub(crate) async fn login(auth: &Auth, cx: &Context, request: LoginRequest) -> R
     storage::insert_session(&mut tx, &session, client).await?;
     storage::insert_token(&mut tx, refresh_token.hash(), session.id, session.authenticated_at, expires_at).await?;
     tx.act_as_user(&checked.user_id);
+    // Not of a failed login: people type passwords where addresses belong.
+    tx.name_actor(&email);
     tx.publish(&SessionCreated { session_id: session.id.to_string(), user_id: checked.user_id }).await?;
     tx.commit().await?;
     Ok(auth.issue(cx, &session, &checked.roles, &refresh_token))

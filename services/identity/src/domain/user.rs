@@ -8,7 +8,7 @@ use super::fault::collect;
 use super::{DisplayName, Email, Fault, NewPassword, RoleName};
 
 /// A user's id: a UUIDv7, so that its order is the order of creation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(pub Uuid);
 
 impl UserId {

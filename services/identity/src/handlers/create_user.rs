@@ -32,6 +32,7 @@ pub(crate) async fn create_user(identity: &Identity, cx: &Context, request: Crea
     else {
         return Err(IdentityError::EmailTaken.into());
     };
+    tx.name_target(&user.email);
     tx.publish(&UserCreated { user_id: id.to_string(), roles }).await?;
     let committed = tx.commit().await?;
     Ok(User { consistency_token: committed.consistency_token, ..user.into() })

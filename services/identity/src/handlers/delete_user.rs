@@ -24,5 +24,6 @@ pub(crate) async fn delete_user(
     before.keep_one(&mut tx).await?;
     tx.publish(&UserDeleted { user_id: id.to_string() }).await?;
     let committed = tx.commit().await?;
+    identity.users.forget(id);
     Ok(DeleteUserReply { consistency_token: committed.consistency_token })
 }

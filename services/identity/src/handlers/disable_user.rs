@@ -21,5 +21,6 @@ pub(crate) async fn disable_user(identity: &Identity, cx: &Context, request: Dis
     }
     let user = storage::find_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;
     let committed = tx.commit().await?;
+    identity.users.forget(id);
     Ok(User { consistency_token: committed.consistency_token, ..user.into() })
 }

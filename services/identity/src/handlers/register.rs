@@ -21,7 +21,10 @@ pub(crate) async fn register(identity: &Identity, cx: &Context, request: Registe
 
     let mut tx = identity.database.begin(cx).await?;
     match storage::insert_user(&mut tx, UserId(cx.new_id()), &user, State::Unverified, &hash, cx.now()).await? {
-        Insertion::Made(user) => tx.publish(&UserRegistered { user_id: user.id.to_string() }).await?,
+        Insertion::Made(user) => {
+            tx.name_target(&user.email);
+            tx.publish(&UserRegistered { user_id: user.id.to_string() }).await?;
+        }
         Insertion::EmailTaken(holder) => {
             let holder = holder.map(|id| id.to_string()).unwrap_or_default();
             tx.record(AuditAction {
