@@ -180,6 +180,23 @@ async fn process_whose_feed_is_cut_allows_nothing_from_what_it_kept() {
 }
 
 #[tokio::test]
+async fn while_authz_does_not_answer_nothing_is_allowed_from_what_was_kept() {
+    let platform = Setup::new().own_servers().start().await;
+    let admin = platform.admin().await;
+    platform.hears_changes().await;
+    admin.get(PATHS[1]).await.json(200);
+
+    platform.process("authz", 1).signal(Signal::STOP).await.unwrap();
+    // Not for luck: for so long it may go on, and what matters comes after.
+    tokio::time::sleep(STALE_MAX).await;
+    admin.get(PATHS[1]).await.problem(503, "authorization_unavailable");
+    admin.get("/api/v1/users/me").await.json(200);
+
+    platform.process("authz", 1).signal(Signal::CONT).await.unwrap();
+    wait::until("it is decided again", async || (admin.get(PATHS[1]).await.status == 200).then_some(())).await;
+}
+
+#[tokio::test]
 async fn unrelated_writes_leave_what_is_kept_of_others() {
     let platform = Setup::new().own_servers().start().await;
     let admin = platform.admin().await;
