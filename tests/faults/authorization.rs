@@ -180,6 +180,48 @@ async fn process_whose_feed_is_cut_allows_nothing_from_what_it_kept() {
 }
 
 #[tokio::test]
+async fn authz_whose_feed_is_cut_answers_nothing_older_than_its_asker_has_heard() {
+    let platform = Setup::new().own_servers().start().await;
+    let (id, token) = registered(&platform).await;
+    let admin = platform.admin().await;
+    let role = format!("/api/v1/users/{id}/roles/admin");
+    Reply::of(admin.request(Method::PUT, &role)).await.json(200);
+    platform.hears_changes().await;
+    // Authz itself may go on for five seconds; who asks it must not be told what they know to be over.
+    let askers = [PATHS[0], PATHS[1], PATHS[3]].map(|path| Place::Http(platform.http().with_token(&token), path));
+    for place in &askers {
+        assert!(place.allows().await);
+    }
+    let holdings = "trunkline_cache_entries{cache=\"holdings\"}";
+    assert!(platform.metric("authz", holdings).await >= 2.0, "authz keeps what the user holds");
+
+    cut_feed(&platform, "authz").await;
+    let cut = Instant::now();
+    Reply::of(admin.request(Method::DELETE, &role)).await.json(200);
+    for place in &askers {
+        assert!(!place.allows().await, "{:?} after the feed of authz was cut", cut.elapsed());
+    }
+    say(&format!("feed of authz cut: all refused {:?} later, of which it believes 5 s", cut.elapsed()));
+}
+
+#[tokio::test]
+async fn while_authz_does_not_answer_nothing_is_allowed_from_what_was_kept() {
+    let platform = Setup::new().own_servers().start().await;
+    let admin = platform.admin().await;
+    platform.hears_changes().await;
+    admin.get(PATHS[1]).await.json(200);
+
+    platform.process("authz", 1).signal(Signal::STOP).await.unwrap();
+    // Not for luck: for so long it may go on, and what matters comes after.
+    tokio::time::sleep(STALE_MAX).await;
+    admin.get(PATHS[1]).await.problem(503, "authorization_unavailable");
+    admin.get("/api/v1/users/me").await.json(200);
+
+    platform.process("authz", 1).signal(Signal::CONT).await.unwrap();
+    wait::until("it is decided again", async || (admin.get(PATHS[1]).await.status == 200).then_some(())).await;
+}
+
+#[tokio::test]
 async fn unrelated_writes_leave_what_is_kept_of_others() {
     let platform = Setup::new().own_servers().start().await;
     let admin = platform.admin().await;

@@ -28,6 +28,7 @@ async fn two_instances_of_each_service_share_the_work() {
     wait::until("every instance has served", async || {
         http.login(&person.email, &person.password).await;
         admin.get("/api/v1/audit/entries?pageSize=1").await.json(200);
+        admin.get("/api/v1/roles").await.json(200);
         let served = served(&ops).await;
         let shared = |service: &str| served.iter().filter(|((name, _), count)| name == service && **count > 0).count();
         ["identity", "auth", "authz", "audit"].iter().all(|service| shared(service) == 2).then_some(())

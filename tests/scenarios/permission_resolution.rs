@@ -11,6 +11,7 @@ use platform_tests::{
 use reqwest::Method;
 use serde_json::json;
 
+const SERVED: (&str, &str) = ("authz", "endpoint.authz.authorize");
 const RESOLVES: (&str, &str) = ("authz", "domain.permission.resolve");
 const ASKS: (&str, &str) = ("authz", "call.identity.get_user_roles");
 const LOADS: (&str, &str) = ("authz", "storage.policy.load");
@@ -41,7 +42,7 @@ async fn roles_come_from_identity_and_permissions_from_authz_once() {
     user.get("/api/v1/audit/entries").await.json(200);
     let miss = resolution(&platform, before, &[ASKS, ASKED, READS, LOADS]).await;
     let hop = |hop: &(&str, &str)| miss.iter().find(|span| span.is(hop)).expect("waited for");
-    for (below, above) in [(ASKS, RESOLVES), (ASKED, ASKS), (READS, ASKED), (LOADS, RESOLVES)] {
+    for (below, above) in [(ASKS, RESOLVES), (ASKED, ASKS), (READS, ASKED), (LOADS, SERVED), (RESOLVES, SERVED)] {
         assert!(hop(&below).is_under(hop(&above), &miss), "{below:?} under {above:?}:\n{}", outline(&miss));
     }
 
@@ -77,7 +78,7 @@ async fn registered(platform: &Platform) -> (String, Http) {
 /// All resolutions for other services received so far.
 fn resolved(platform: &Platform) -> Vec<Span> {
     let spans = platform.traces().spans();
-    spans.into_iter().filter(|span| span.is(&("authz", "endpoint.authz.authorize"))).collect()
+    spans.into_iter().filter(|span| span.is(&SERVED)).collect()
 }
 
 /// The trace of the resolution with this number, once it has all `hops`.

@@ -210,7 +210,12 @@ impl Platform {
         matches: impl Fn(&serde_json::Value) -> bool,
     ) -> serde_json::Value {
         wait::until(&format!("an audit entry {action}"), async || {
-            let page = admin.get(&format!("/api/v1/audit/entries?pageSize=500&action={action}")).await.json(200);
+            let reply = admin.get(&format!("/api/v1/audit/entries?pageSize=500&action={action}")).await;
+            // After a fault, who decides may come back later than who answers.
+            if reply.status == 503 {
+                return None;
+            }
+            let page = reply.json(200);
             page["items"].as_array().expect("a list").iter().find(|entry| matches(entry)).cloned()
         })
         .await

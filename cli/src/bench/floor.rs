@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use subjects::authz::v1::CHECK;
 
 use crate::platform::nats::client::connect;
 
@@ -66,6 +67,19 @@ pub(super) async fn service(nats_url: &str, key_file: &Path, token: String, body
         if let Some(reply) = request.reply
             && valid.borrow().contains(token)
         {
+            client.publish(reply, body.clone()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Answers each `Check` with `body`, whatever it asks: the least that a decision over NATS can cost.
+pub(super) async fn authz(nats_url: &str, key_file: &Path, body: Bytes) -> Result<()> {
+    let (service, subject) = (CHECK.service, CHECK.subject);
+    let client = connect(nats_url, key_file, service).await?;
+    let mut requests = client.queue_subscribe(subject, service.to_owned()).await?;
+    while let Some(request) = requests.next().await {
+        if let Some(reply) = request.reply {
             client.publish(reply, body.clone()).await?;
         }
     }

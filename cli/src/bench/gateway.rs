@@ -135,6 +135,11 @@ impl Floor {
     }
 }
 
+/// A process of the floor's that serves no HTTP; ready at once.
+pub(super) fn part_of(bed: &Bed, args: Vec<OsString>) -> Result<Spec> {
+    part(bed, args, "", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), None)
+}
+
 /// A process of the floor's; ready at once, or when a request for `path` succeeds.
 fn part(bed: &Bed, args: Vec<OsString>, token: &str, address: SocketAddr, path: Option<&'static str>) -> Result<Spec> {
     let name = args[0].to_string_lossy().into_owned();

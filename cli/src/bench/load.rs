@@ -83,8 +83,7 @@ async fn one(address: SocketAddr, shot: Shot, until: Instant) -> Result<Histogra
             if !status.is_success() {
                 refuse(status, &body)?;
             }
-            let microseconds = u64::try_from(sent.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US);
-            latency.record(microseconds.clamp(1, LATENCY_MAX_US))?;
+            record(&mut latency, sent.elapsed())?;
         }
         drop(sender);
         Ok(latency)
@@ -97,6 +96,13 @@ fn refuse(status: StatusCode, body: &[u8]) -> Result<()> {
     bail!("an answer was {status}: {}", String::from_utf8_lossy(body))
 }
 
-fn histogram() -> Histogram<u64> {
+/// Notes how long an answer took.
+pub(super) fn record(latency: &mut Histogram<u64>, took: Duration) -> Result<()> {
+    let microseconds = u64::try_from(took.as_micros()).unwrap_or(LATENCY_MAX_US);
+    Ok(latency.record(microseconds.clamp(1, LATENCY_MAX_US))?)
+}
+
+/// In microseconds.
+pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("these bounds are in order")
 }

@@ -10,6 +10,7 @@
 )]
 
 mod audit;
+mod authz;
 mod bed;
 mod cost;
 mod events;
@@ -74,6 +75,23 @@ pub enum Bench {
         #[arg(long, default_value_t = 1_000_000)]
         entries: u32,
     },
+    /// Decisions with many users, roles and permissions, beside raw NATS, bare hash sets and other engines.
+    Authz {
+        #[command(flatten)]
+        run: Run,
+        /// Users, each with three roles.
+        #[arg(long, default_value_t = 100_000)]
+        users: usize,
+        /// Roles.
+        #[arg(long, default_value_t = 1_000)]
+        roles: usize,
+        /// Permissions.
+        #[arg(long, default_value_t = 10_000)]
+        permissions: usize,
+        /// Requests under way at once; given more than once, each is measured.
+        #[arg(long, default_values_t = [32, 128])]
+        in_flight: Vec<usize>,
+    },
     /// A part of a benchmark, started by it.
     #[command(subcommand, hide = true)]
     Serve(Part),
@@ -118,6 +136,13 @@ pub enum Part {
         /// Seed of its broker user.
         key_file: PathBuf,
     },
+    /// The floor's decisions.
+    FloorAuthz {
+        /// Its broker.
+        nats_url: String,
+        /// Seed of its broker user.
+        key_file: PathBuf,
+    },
     /// Identity's contract from memory, on the kernel.
     Identity,
 }
@@ -134,6 +159,12 @@ pub fn run(bench: Bench) -> Result<ExitCode> {
             measure(events::measure(&run, &events::Load { committers, per_commit, rate }))
         }
         Bench::Audit { run, records, entries } => measure(audit::measure(&run, records, entries)),
+        Bench::Authz { run, users, roles, permissions, in_flight } => {
+            measure(authz::measure(&run, authz::Size { users, roles, permissions }, &in_flight))
+        }
+        Bench::Serve(Part::FloorAuthz { nats_url, key_file }) => {
+            serve(floor::authz(&nats_url, &key_file, authz::reply()))
+        }
         Bench::Serve(Part::Identity) => Ok(kernel::run::<memory::Identity>()),
         Bench::Serve(Part::FloorGateway { listen, nats_url, key_file }) => {
             serve(floor::gateway(listen, &nats_url, &key_file, std::env::var(FLOOR_TOKEN)?))

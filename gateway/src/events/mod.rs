@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, StatusCode};
-use kernel::authorization::Decide;
+use kernel::authorization::{Changes, Decide};
 use kernel::feed::{Bounds, StreamReader};
 use kernel::telemetry::{self, Kind};
 use kernel::{Clock, Context, Error, FieldError, Parts, Random, StartError, TokenVerifier};
@@ -57,6 +57,7 @@ pub(crate) struct Events {
     admission: Arc<Admission>,
     tokens: TokenVerifier,
     decide: Arc<dyn Decide>,
+    changes: Changes,
     clock: Clock,
     random: Random,
     stopping: CancellationToken,
@@ -79,6 +80,7 @@ impl Events {
             admission: Admission::new(settings.streams_max, settings.streams_per_user_max),
             tokens: parts.tokens.clone(),
             decide: Arc::clone(&parts.decide),
+            changes: parts.changes.clone(),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
             stopping: parts.life.stop_token(),

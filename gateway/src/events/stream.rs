@@ -58,6 +58,9 @@ enum Mode {
     Ended,
 }
 
+/// How often a stream asks for its permission while none that is kept counts.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Why the gateway ends a stream.
 struct End {
     reason: &'static str,
@@ -139,6 +142,13 @@ impl EventStream {
     async fn chunk(&mut self) -> Option<String> {
         loop {
             if !self.text.is_empty() {
+                // Since an event was waited for, the permission may have been taken away.
+                if !matches!(self.mode, Mode::Ended)
+                    && let Some(end) = self.refusal().await
+                {
+                    self.text.clear();
+                    self.end(&end);
+                }
                 self.heartbeat = Instant::now() + self.events.heartbeat;
                 return Some(std::mem::take(&mut self.text));
             }
@@ -162,7 +172,7 @@ impl EventStream {
         }
     }
 
-    /// Whether the stream may not go on. The token and its permission are looked at with each heartbeat.
+    /// Whether the stream may not go on.
     async fn must_end(&mut self) -> Option<End> {
         if self.events.stopping.is_cancelled() {
             return Some(STOPPING);
@@ -170,7 +180,13 @@ impl EventStream {
         if Instant::now() >= self.expires {
             return Some(EXPIRED);
         }
-        if self.checked.elapsed() < self.events.heartbeat {
+        self.refusal().await
+    }
+
+    /// Whether the token or its permission does not count any more. They are looked at before anything is shown; where that
+    /// means asking, now and again.
+    async fn refusal(&mut self) -> Option<End> {
+        if !self.events.changes.are_believed() && self.checked.elapsed() < ASK_INTERVAL.min(self.events.heartbeat) {
             return None;
         }
         self.checked = Instant::now();

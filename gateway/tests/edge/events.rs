@@ -165,6 +165,33 @@ async fn signs_of_life_keep_a_quiet_stream_and_its_connection() {
 }
 
 #[tokio::test]
+async fn stream_ends_before_the_first_event_after_its_permission_was_taken_away() {
+    let platform = edge().start().await;
+    let admin = platform.admin().await;
+    let person = Person::registered(&platform.http()).await;
+    let user = platform.http().signed_in(&person.email, &person.password).await;
+    let me = user.get("/api/v1/users/me").await.json(200);
+    let role = format!("/api/v1/users/{}/roles/admin", me["id"].as_str().unwrap());
+    Reply::of(admin.request(Method::PUT, &role)).await.json(200);
+    platform.hears_changes().await;
+    let mut tail = Tail::open(&user, "evt.identity.user.registered", None).await;
+    Person::registered(&platform.http()).await;
+    assert!(tail.block().await.expect("it is shown").id.is_some());
+
+    Reply::of(admin.request(Method::DELETE, &role)).await.json(200);
+    Person::registered(&platform.http()).await;
+
+    let end = loop {
+        let block = tail.block().await.expect("it says why it ends");
+        if block.comment.is_empty() {
+            break block;
+        }
+    };
+    assert_eq!((end.event.as_str(), &end.data["reason"]), ("end", &"permission_denied".into()), "{end:?}");
+    assert!(tail.block().await.is_none());
+}
+
+#[tokio::test]
 async fn streams_of_one_user_are_bounded() {
     let platform = edge().set("gateway.events.streams_per_user_max", "2").start().await;
     let admin = platform.admin().await;

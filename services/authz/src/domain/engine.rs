@@ -160,8 +160,8 @@ mod tests {
         assert_eq!(may(&["auditor"], "identity.users.read"), Ok(false));
         assert_eq!(may(&["nobody"], "audit.entries.read"), Ok(false));
         assert_eq!(may(&[], "audit.entries.read"), Ok(false));
-        let long = "x".repeat(1024 * 1024);
-        for no_permission in ["", "a.b", "identity.users.read ", &long] {
+        let huge = "x".repeat(1024 * 1024);
+        for no_permission in ["", "a.b", "identity.users.read ", &huge] {
             assert_eq!(may(&["admin"], no_permission), Ok(false), "{no_permission:.20}");
         }
         // All that a pattern covers, not only some of it.

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod groups;
+mod roles;
+
 use argon2::Block;
 use identity::domain::{HashParameters, PasswordHash};
 use platform_tests::{Platform, Setup, broker::Broker, people::Person};
@@ -20,7 +23,7 @@ const GET_USER_ROLES: &str = "svc.identity.v1.get_user_roles";
 /// An id that nobody has.
 const NOBODY: &str = "0197f000-0000-7000-8000-000000000000";
 
-/// The three services, without a gateway.
+/// The services, without a gateway.
 fn services() -> Setup {
     Setup::new().instances("gateway", 0)
 }
@@ -142,6 +145,9 @@ async fn administrator_creates_a_user_with_roles() {
     let person = Person::new();
     let mut form = person.registration();
     form["roles"] = json!(["billing", "auditor", "billing"]);
+    let problem = ops.call_as(&admin, CREATE_USER, &form).await.problem(422, "validation_failed");
+    assert_eq!(pointers(&problem), [("/roles", "unknown_role")]);
+    ops.call_as(&admin, "svc.authz.v1.create_role", &json!({ "name": "billing" })).await.json();
 
     let user = ops.call_as(&admin, CREATE_USER, &form).await.json();
 
@@ -150,7 +156,7 @@ async fn administrator_creates_a_user_with_roles() {
     assert_eq!(user["createdAt"], user["updatedAt"]);
     let auth = platform.user("auth").connect().await;
     let roles = auth.call(GET_USER_ROLES, &json!({ "userId": user["id"] })).await.json();
-    assert_eq!(roles, json!({ "roles": ["auditor", "billing"] }));
+    assert_eq!(roles, json!({ "roles": ["auditor", "billing"], "groups": [] }));
 
     form["email"] = person.email.to_uppercase().into();
     ops.call_as(&admin, CREATE_USER, &form).await.problem(409, "email_taken");
