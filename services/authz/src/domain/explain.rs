@@ -69,26 +69,24 @@ pub fn explain(engine: &Engine, held: &Holdings, asked: &Pattern) -> Explanation
         };
     }
     let ways = find_ways(engine.policy(), held, asked);
-    match ways.iter().min_by_key(|way| way.line.len() + usize::from(way.group.is_some())) {
-        Some(shortest) => Explanation {
+    if let Some(shortest) = ways.iter().min_by_key(|way| way.line.len() + usize::from(way.group.is_some())) {
+        return Explanation {
             allowed: true,
             path: shortest.steps(),
             near_misses: other_ways(&ways, shortest),
             hint: how_to_deny(&ways),
-        },
-        None => {
-            let mut missing = engine.roles_that_permit(asked);
-            // The least that would do comes first.
-            missing.sort_by_cached_key(|role| {
-                engine.policy().permissions_of([role.name.as_str()]).into_iter().map(Pattern::breadth).sum::<u64>()
-            });
-            Explanation {
-                allowed: false,
-                path: Vec::new(),
-                near_misses: near_misses(engine.policy(), held, asked, &missing),
-                hint: how_to_allow(engine.policy(), held, asked, &missing),
-            }
-        }
+        };
+    }
+    let mut missing = engine.roles_that_permit(asked);
+    // The least that would do comes first.
+    missing.sort_by_cached_key(|role| {
+        engine.policy().permissions_of([role.name.as_str()]).into_iter().map(Pattern::breadth).sum::<u64>()
+    });
+    Explanation {
+        allowed: false,
+        path: Vec::new(),
+        near_misses: near_misses(engine.policy(), held, asked, &missing),
+        hint: how_to_allow(engine.policy(), held, asked, &missing),
     }
 }
 

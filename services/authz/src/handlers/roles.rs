@@ -163,13 +163,11 @@ fn known<'a>(
     permissions: impl IntoIterator<Item = &'a Pattern>,
     pointer: &'static str,
 ) -> Result<(), AuthzError> {
-    match permissions.into_iter().find(|pattern| !authz.catalogue.knows(pattern)) {
-        None => Ok(()),
-        Some(_) => {
-            let detail = "Name permissions that ListPermissions shows, or patterns that cover one.";
-            Err(Fault { pointer, code: "unknown_permission", detail }.into())
-        }
+    if permissions.into_iter().all(|pattern| authz.catalogue.knows(pattern)) {
+        return Ok(());
     }
+    let detail = "Name permissions that ListPermissions shows, or patterns that cover one.";
+    Err(Fault { pointer, code: "unknown_permission", detail }.into())
 }
 
 async fn is_held(authz: &Authz, cx: &Context, name: &RoleName) -> Result<bool> {

@@ -23,12 +23,12 @@ pub(crate) async fn list_user_roles(
 
     let after = page.after().cloned();
     let is_behind = |role: &UserRole| after.as_ref().is_none_or(|after| role.name > *after);
-    let rows = by_name(held).into_values().filter(is_behind).take(page.size() + 1).collect();
+    let rows = by_name(&held).into_values().filter(is_behind).take(page.size() + 1).collect();
     let (items, next_page_token) = page.cut(rows, |role| role.name.clone());
     Ok(ListUserRolesReply { items, next_page_token })
 }
 
-fn by_name(held: HeldRoles) -> BTreeMap<String, UserRole> {
+fn by_name(held: &HeldRoles) -> BTreeMap<String, UserRole> {
     let mut roles: BTreeMap<String, UserRole> = BTreeMap::new();
     let named = |name: &String| UserRole { name: name.clone(), ..UserRole::default() };
     for role in &held.own {
