@@ -29,7 +29,7 @@ pub(crate) async fn assign_role(
         return Err(IdentityError::NotFound(id).into());
     }
     if storage::insert_role(&mut tx, id, &role, cx.now()).await? {
-        if storage::count_roles(&mut tx, id).await?.unsigned_abs() > ROLES_MAX as u64 {
+        if storage::count_roles(&mut tx, id).await? > ROLES_MAX {
             return Err(IdentityError::TooMany("roles of this user").into());
         }
         tx.publish(&UserRoleAssigned { user_id, role: name }).await?;

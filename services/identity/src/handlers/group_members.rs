@@ -49,7 +49,7 @@ pub(crate) async fn add_group_member(
         return Err(IdentityError::NotFound(user_id).into());
     }
     if storage::insert_member(&mut tx, id, user_id, cx.now()).await? {
-        if storage::count_groups_of(&mut tx, user_id).await?.unsigned_abs() > GROUPS_OF_USER_MAX as u64 {
+        if storage::count_groups_of(&mut tx, user_id).await? > GROUPS_OF_USER_MAX {
             return Err(IdentityError::TooMany("groups of this user").into());
         }
         tx.publish(&GroupMemberAdded { group_id: id.to_string(), user_id: user_id.to_string() }).await?;

@@ -204,10 +204,12 @@ pub(crate) async fn delete_member(
 }
 
 /// How many groups a user is in.
-pub(crate) async fn count_groups_of(connection: &mut PgConnection, user_id: UserId) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM identity.group_members WHERE user_id = $1"#, user_id.0)
-        .fetch_one(connection)
-        .await
+pub(crate) async fn count_groups_of(connection: &mut PgConnection, user_id: UserId) -> Result<usize, sqlx::Error> {
+    let count =
+        sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM identity.group_members WHERE user_id = $1"#, user_id.0)
+            .fetch_one(connection)
+            .await?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 /// Gives a group a role; false where it has it. The group must be there.

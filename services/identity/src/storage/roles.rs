@@ -80,10 +80,12 @@ pub(crate) async fn delete_role(
 }
 
 /// How many roles of their own a user has.
-pub(crate) async fn count_roles(connection: &mut PgConnection, user_id: UserId) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM identity.user_roles WHERE user_id = $1"#, user_id.0)
-        .fetch_one(connection)
-        .await
+pub(crate) async fn count_roles(connection: &mut PgConnection, user_id: UserId) -> Result<usize, sqlx::Error> {
+    let count =
+        sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM identity.user_roles WHERE user_id = $1"#, user_id.0)
+            .fetch_one(connection)
+            .await?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 /// Whether any user or group holds this role.
