@@ -109,7 +109,8 @@ async fn statement_that_takes_too_long_or_waits_for_a_lock_is_ended() {
 
     let slow = sqlx::query("SELECT pg_sleep(5)").execute(database.pool()).await.unwrap_err();
     let mut transaction = database.begin(&context()).await.unwrap();
-    let locked = transaction.publish(&UserRegistered::default()).await.unwrap_err();
+    transaction.publish(&UserRegistered::default()).await.unwrap();
+    let locked = transaction.commit().await.unwrap_err();
 
     assert_eq!(kernel::Error::from(slow).status(), 503);
     assert_eq!(locked.status(), 503);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 pub const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long a condition rests between two looks.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Looks until `probe` finds something and gives that. Fails the test after [`WAIT_MAX`], saying `what` did not come.
 pub async fn until<T>(what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
