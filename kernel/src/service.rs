@@ -7,6 +7,7 @@ use std::time::Duration;
 use subjects::ServiceContract;
 
 use crate::endpoint::{Decide, Routes};
+use crate::jobs::{Engine, JobWorkers};
 use crate::readiness::Readiness;
 use crate::settings::{Process, Settings};
 use crate::sockets::InheritedSockets;
@@ -35,6 +36,9 @@ pub trait Service: Sized + Send + Sync + 'static {
 
     /// Takes the messages of the durable consumers that the contract declares, all of them.
     fn consumers(_consumers: &mut Consumers<Self>) {}
+
+    /// Runs the jobs that the contract declares, all of them.
+    fn jobs(_jobs: &mut JobWorkers<Self>) {}
 
     /// What it does beside answering, from when it serves until `life` stops. Returning before that is a failure.
     fn run(self: Arc<Self>, life: Lifecycle) -> impl Future<Output = Result<(), StartError>> + Send {
@@ -66,6 +70,8 @@ pub struct Parts<T> {
     pub tokens: TokenVerifier,
     /// For what every instance sees as it happens, as its contract's `watches` declare.
     pub feeds: Feeds,
+    /// For who runs queues that no contract declares: the jobs service. Services that declare jobs have it too.
+    pub jobs: Option<Engine>,
     /// Decides permissions, for who serves outside of the kernel's endpoints: the gateway.
     pub decide: Arc<dyn Decide>,
     /// Threads for work that keeps a core busy.

@@ -33,6 +33,7 @@ static CONTRACT: ServiceContract = ServiceContract {
     consumers: &[],
     watches: &[],
     buckets: &[],
+    jobs: &[],
 };
 
 /// The service.
