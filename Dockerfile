@@ -6,7 +6,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target \
     cargo build --release --locked --bins \
     && mkdir /out \
-    && cp target/release/auth target/release/authz target/release/audit target/release/gateway target/release/identity target/release/trunkline /out/
+    && cp target/release/auth target/release/authz target/release/audit target/release/gateway target/release/identity target/release/jobs target/release/trunkline /out/
 
 FROM debian:bookworm-slim
 # openssl makes the broker's certificates; the folders are where compose.yaml mounts its volumes, which take their owner.

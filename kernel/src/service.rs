@@ -8,6 +8,7 @@ use subjects::ServiceContract;
 
 use crate::authorization::{Changes, Decide};
 use crate::endpoint::Routes;
+use crate::jobs::{Engine, JobWorkers};
 use crate::readiness::Readiness;
 use crate::settings::{Process, Settings};
 use crate::sockets::InheritedSockets;
@@ -41,6 +42,9 @@ pub trait Service: Sized + Send + Sync + 'static {
     fn decide(self: &Arc<Self>) -> Option<Arc<dyn Decide>> {
         None
     }
+
+    /// Runs the jobs that the contract declares, all of them.
+    fn jobs(_jobs: &mut JobWorkers<Self>) {}
 
     /// What it does beside answering, from when it serves until `life` stops. Returning before that is a failure.
     fn run(self: Arc<Self>, life: Lifecycle) -> impl Future<Output = Result<(), StartError>> + Send {
@@ -76,6 +80,8 @@ pub struct Parts<T> {
     pub caches: Caches,
     /// For who keeps what rests on who may what.
     pub changes: Changes,
+    /// For who runs queues that no contract declares: the jobs service. Services that declare jobs have it too.
+    pub jobs: Option<Engine>,
     /// Decides permissions, for who serves outside of the kernel's endpoints: the gateway.
     pub decide: Arc<dyn Decide>,
     /// Threads for work that keeps a core busy.

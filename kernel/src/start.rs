@@ -14,6 +14,7 @@ use crate::data::migrations;
 use crate::data::relay::Relay;
 use crate::discovery::Discovery;
 use crate::endpoint::{Routes, Server, ServerParts};
+use crate::jobs::{Engine, EngineParts, JobBroker, QueueHandle};
 use crate::metrics::Name;
 use crate::nats::{self, Connection, Requester};
 use crate::readiness::Readiness;
@@ -23,8 +24,8 @@ use crate::sockets::InheritedSockets;
 use crate::status::Status;
 use crate::tokens::CallerKeys;
 use crate::{
-    Caches, Clock, ComputePool, Consumers, Database, Feeds, Ids, Lifecycle, Metrics, Random, Service, StartError,
-    TokenVerifier, admin,
+    Caches, Clock, ComputePool, Consumers, Database, Feeds, Ids, JobWorkers, Lifecycle, Metrics, Random, Service,
+    StartError, TokenVerifier, admin,
 };
 
 /// How long one look at the broker may take before it is looked at again.
@@ -33,6 +34,9 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first and the longest pause before the database is tried again.
 const DATABASE_PAUSE_MIN: Duration = Duration::from_millis(100);
 const DATABASE_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How often the ledger of jobs forgets what is old.
+const LEDGER_INTERVAL: Duration = Duration::from_hours(1);
 
 /// How long the last replies may take to leave, and infrastructure to end.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -123,6 +127,22 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
         Arc::new(Nobody)
     };
     let patience = process.consumers.clone();
+    let jobs = if contract.jobs.is_empty() && service != subjects::job::MANAGER {
+        None
+    } else {
+        let parts = EngineParts {
+            service,
+            broker: JobBroker::new(requester.clone(), connection.client().clone()),
+            database: S::DATABASE.then(|| database.clone()),
+            clock: clock.clone(),
+            random: random.clone(),
+            metrics: metrics.clone(),
+            life: life.clone(),
+            infrastructure: infrastructure.clone(),
+            drain: drain_timeout,
+        };
+        Some(Engine::start(parts).await?)
+    };
     let built = S::build(Parts {
         settings,
         process,
@@ -135,6 +155,7 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
         feeds,
         caches,
         changes,
+        jobs: jobs.clone(),
         decide: Arc::clone(&decide),
         compute: ComputePool::new(),
         metrics: metrics.clone(),
@@ -183,6 +204,11 @@ pub async fn start<S: Service>(start: Start<S::Settings>) -> Result<Running, Sta
     // Only what has come back over the same connection proves that the subscriptions are in force.
     await_broker(&requester).await;
 
+    if let Some(engine) = jobs {
+        let mut workers = JobWorkers::new(contract);
+        S::jobs(&mut workers);
+        keep_queues(workers.start(&built, &engine)?, engine, &life);
+    }
     run_beside(built, &life);
     readiness.set_started();
     status.write().map_err(|error| StartError::new("the status file cannot be written").with_source(error))?;
@@ -324,6 +350,23 @@ fn start_relay(
     let measures = RelayMeasures::registered(metrics);
     let relay = Relay::new(database.clone(), connection.client().clone(), random.clone(), measures);
     infrastructure.spawn("relay", relay.run(infrastructure.stop_token()));
+}
+
+/// Queues run for as long as the process does.
+fn keep_queues(queues: Vec<QueueHandle>, engine: Engine, life: &Lifecycle) {
+    let stop = life.stop_token();
+    life.spawn("queues", async move {
+        let queues = queues;
+        loop {
+            if let Err(error) = engine.forget().await {
+                tracing::debug!(?error, "The ledger cannot be cleared just now.");
+            }
+            if stop.run_until_cancelled(sleep(LEDGER_INTERVAL)).await.is_none() {
+                break;
+            }
+        }
+        drop(queues);
+    });
 }
 
 /// What the service does beside answering.

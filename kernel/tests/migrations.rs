@@ -25,7 +25,7 @@ async fn refused(connection: &mut PgConnection, sql: &str) {
 #[tokio::test]
 async fn services_are_migrated_in_dependency_order_and_a_second_time_nothing_is_done() {
     let database = shared().database().await;
-    let urls = ["audit", "auth", "authz", "identity"].map(|service| (service, database.owner_url(service)));
+    let urls = ["audit", "auth", "authz", "identity", "jobs"].map(|service| (service, database.owner_url(service)));
     let urls = || urls.iter().map(|(service, url)| (*service, url));
 
     let first = migrate_all(urls()).await.unwrap();

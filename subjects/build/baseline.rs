@@ -47,7 +47,14 @@ pub fn document(contract: &Contract) -> Result<String> {
         .flat_map(|s| &s.events)
         .map(|e| (e.subject.clone(), e.message.full_name().into()))
         .collect();
-    let document = json!({ "endpoints": endpoints, "enums": enums, "events": events, "messages": messages });
+    let jobs: Map<String, Value> = contract
+        .services
+        .iter()
+        .flat_map(|s| &s.jobs)
+        .map(|job| (format!("{}.{}", job.queue, job.kind), job.message.full_name().into()))
+        .collect();
+    let document =
+        json!({ "endpoints": endpoints, "enums": enums, "events": events, "jobs": jobs, "messages": messages });
     Ok(serde_json::to_string_pretty(&document)? + "\n")
 }
 

@@ -31,6 +31,21 @@ pub struct Service {
     pub consumers: Vec<Consumer>,
     pub watches: Vec<Watch>,
     pub buckets: Vec<String>,
+    /// In order of queue and kind.
+    pub jobs: Vec<Job>,
+}
+
+pub struct Job {
+    pub message: MessageDescriptor,
+    pub queue: String,
+    pub kind: String,
+    pub description: String,
+    pub attempts_max: u32,
+    pub timeout_ms: u32,
+    pub backoff_base_ms: u32,
+    pub backoff_max_ms: u32,
+    pub free_arguments: bool,
+    pub open: bool,
 }
 
 pub struct Endpoint {
@@ -94,8 +109,8 @@ impl Contract {
             pool.get_extension_by_name(&format!("trunkline.options.v1.{name}"))
                 .ok_or_else(|| format!("options.proto lacks the option `{name}`"))
         };
-        let (service_option, endpoint_option, event_option) =
-            (extension("service")?, extension("endpoint")?, extension("event")?);
+        let (service_option, endpoint_option, event_option, job_option) =
+            (extension("service")?, extension("endpoint")?, extension("event")?, extension("job")?);
 
         let mut services = Vec::new();
         for descriptor in pool.services() {
@@ -111,12 +126,16 @@ impl Contract {
                     .ok_or_else(|| format!("{at} lacks the option `endpoint`"))?;
                 endpoints.push(endpoint(&name, &method, &options).map_err(|fault| format!("{at}: {fault}"))?);
             }
-            let mut events = Vec::new();
+            let (mut events, mut jobs) = (Vec::new(), Vec::new());
             for message in pool.all_messages().filter(|message| message.package_name() == package) {
                 if let Some(options) = option(&message.options(), &event_option) {
                     events.push(event(&name, &message, &options).map_err(|f| format!("{}: {f}", message.full_name()))?);
                 }
+                if let Some(options) = option(&message.options(), &job_option) {
+                    jobs.push(job(&message, &options));
+                }
             }
+            jobs.sort_by(|a, b| (&a.queue, &a.kind).cmp(&(&b.queue, &b.kind)));
             events.sort_by(|a, b| a.subject.cmp(&b.subject));
             let consumers = messages(&options, "consumes")
                 .iter()
@@ -145,11 +164,13 @@ impl Contract {
                 consumers,
                 watches,
                 buckets: texts(&options, "buckets"),
+                jobs,
             });
         }
         services.sort_by(|a, b| a.name.cmp(&b.name));
         check_consumers(&services)?;
         admit_guards(&mut services);
+        check_queues(&services)?;
         resolve_calls(&mut services)?;
         check_routes(&services)?;
         Ok(Self { pool: pool.clone(), services })
@@ -301,6 +322,49 @@ fn event(service: &str, message: &MessageDescriptor, options: &DynamicMessage) -
             other => return Err(format!("`{other}` is no outcome").into()),
         },
     })
+}
+
+fn job(message: &MessageDescriptor, options: &DynamicMessage) -> Job {
+    let or = |field: &str, default: u32| match number(options, field) {
+        0 => default,
+        value => value,
+    };
+    Job {
+        description: comment(&message.parent_file(), message.path()),
+        message: message.clone(),
+        queue: text(options, "queue"),
+        kind: text(options, "kind"),
+        attempts_max: or("attempts_max", 10),
+        timeout_ms: or("timeout_ms", 60_000),
+        backoff_base_ms: or("backoff_base_ms", 1_000),
+        backoff_max_ms: or("backoff_max_ms", 300_000),
+        free_arguments: flag(options, "free_arguments"),
+        open: flag(options, "open"),
+    }
+}
+
+/// A queue has one runner, and a kind one message.
+fn check_queues(services: &[Service]) -> Result<()> {
+    let (mut runners, mut kinds) = (BTreeMap::new(), BTreeSet::new());
+    for (service, job) in services.iter().flat_map(|service| service.jobs.iter().map(move |job| (service, job))) {
+        for (word, more) in [(&job.queue, ""), (&job.kind, "_")] {
+            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || more.contains(c);
+            if !(1..=64).contains(&word.len()) || !word.chars().all(fits) {
+                return Err(format!("{}: `{word}` cannot name a queue or kind", job.message.full_name()).into());
+            }
+        }
+        if ["schedules", "due", "dlq", "work"].contains(&job.queue.as_str()) {
+            return Err(format!("{}: the queue name `{}` is reserved", job.message.full_name(), job.queue).into());
+        }
+        let runner = runners.entry(&job.queue).or_insert(&service.name);
+        if *runner != &service.name {
+            return Err(format!("the queue `{}` has two runners, {runner} and {}", job.queue, service.name).into());
+        }
+        if !kinds.insert((&job.queue, &job.kind)) {
+            return Err(format!("two jobs are {}.{}", job.queue, job.kind).into());
+        }
+    }
+    Ok(())
 }
 
 /// A durable's name is a token of the subjects of its dead letters, so it names one consumer in all streams.

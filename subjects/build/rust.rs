@@ -6,7 +6,7 @@ use std::path::Path;
 
 use prost_reflect::{FieldDescriptor, Kind};
 
-use crate::model::{Access, Contract, Endpoint, Event, Http, Result, Service, snake};
+use crate::model::{Access, Contract, Endpoint, Event, Http, Job, Result, Service, snake};
 
 pub fn generate(contract: &Contract, out: &Path) -> Result<()> {
     for service in &contract.services {
@@ -30,7 +30,7 @@ pub fn generate(contract: &Contract, out: &Path) -> Result<()> {
          /// to who may see them.\n\
          pub static GATEWAY: ServiceContract = ServiceContract {{ name: \"gateway\", version: {:?}, \
          description: \"The HTTP edge.\", endpoints: &[], events: &[], calls: &{calls:?}, consumers: &[], watches: &[\
-         WatchContract {{ stream: \"EVENTS\", subjects: &[\"evt.>\"] }}], buckets: &[] }};",
+         WatchContract {{ stream: \"EVENTS\", subjects: &[\"evt.>\"] }}], buckets: &[], jobs: &[] }};",
         env!("CARGO_PKG_VERSION"),
     )?;
     let mut changes: Vec<&str> = contract
@@ -67,6 +67,11 @@ fn module(service: &Service) -> Result<String> {
     for event in &service.events {
         event_impl(&mut out, service, event)?;
     }
+    for job in &service.jobs {
+        job_impl(&mut out, service, job)?;
+    }
+    let jobs: Vec<String> =
+        service.jobs.iter().map(|job| format!("<{} as crate::JobArguments>::CONTRACT", job.message.name())).collect();
     let endpoints: Vec<String> = service.endpoints.iter().map(|e| format!("&{}", constant(&e.name))).collect();
     let events: Vec<String> =
         service.events.iter().map(|e| format!("<{} as crate::Event>::CONTRACT", e.message.name())).collect();
@@ -90,7 +95,7 @@ fn module(service: &Service) -> Result<String> {
         "/// What {name} serves, publishes, calls and consumes.\n\
          pub static CONTRACT: crate::ServiceContract = crate::ServiceContract {{ name: {name:?}, version: {:?}, \
          description: {:?}, endpoints: &[{}], events: &[{}], calls: &{:?}, consumers: &[{}], watches: &[{}], \
-         buckets: &{:?} }};",
+         buckets: &{:?}, jobs: &[{}] }};",
         service.version,
         service.description,
         endpoints.join(", "),
@@ -99,6 +104,7 @@ fn module(service: &Service) -> Result<String> {
         consumers.join(", "),
         watches.join(", "),
         service.buckets,
+        jobs.join(", "),
         name = service.name,
     )?;
     service_trait(&mut out, service)?;
@@ -247,6 +253,32 @@ fn event_impl(out: &mut String, service: &Service, event: &Event) -> Result<()> 
         target = event.target_type,
         outcome = event.outcome,
         field = event.target_field,
+    )?;
+    Ok(())
+}
+
+fn job_impl(out: &mut String, service: &Service, job: &Job) -> Result<()> {
+    let name = job.message.name();
+    let check = if job.free_arguments {
+        "crate::json::check_any".to_owned()
+    } else {
+        format!("|arguments| crate::json::decode::<{name}>(arguments).map(|_| ())")
+    };
+    writeln!(
+        out,
+        "impl crate::JobArguments for {name} {{\n\
+         const CONTRACT: &'static crate::JobContract = &crate::JobContract {{ service: {service:?}, queue: {queue:?}, \
+         kind: {kind:?}, description: {doc:?}, attempts_max: {attempts}, timeout_ms: {timeout}, backoff_base_ms: {base}, \
+         backoff_max_ms: {max}, open: {open}, check: {check} }}; }}",
+        service = service.name,
+        queue = job.queue,
+        kind = job.kind,
+        doc = job.description,
+        attempts = job.attempts_max,
+        timeout = job.timeout_ms,
+        base = job.backoff_base_ms,
+        max = job.backoff_max_ms,
+        open = job.open,
     )?;
     Ok(())
 }

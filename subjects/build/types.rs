@@ -24,8 +24,10 @@ pub fn generate(mut set: FileDescriptorSet, contract: &Contract, out: &Path) -> 
             || file.name().ends_with("timestamp.proto")
     });
 
-    let strict: BTreeSet<String> =
+    let mut strict: BTreeSet<String> =
         contract.endpoints().flat_map(|(_, endpoint)| reachable(&endpoint.request)).collect();
+    // A job's arguments are refused with a pointer where they are not what they must be, as a request is.
+    strict.extend(contract.services.iter().flat_map(|service| &service.jobs).flat_map(|job| reachable(&job.message)));
     let encoded = set.encode_to_vec();
     for (folder, requests) in [("requests", true), ("messages", false)] {
         let folder = out.join(folder);

@@ -1,16 +1,22 @@
 //! Who may publish and subscribe to what, from which the broker's users are rendered.
 //!
-//! Allow-lists only: there is no deny rule to get wrong, and no `allow_responses`, which would let a caller choose what
-//! a service publishes to. A service answers into inboxes, and reads only its own.
+//! Allow-lists: there is no deny rule to get wrong but that which keeps producers and workers of any queue off the
+//! platform's own, and no `allow_responses`, which would let a caller choose what a service publishes to. A service answers
+//! into inboxes, and reads only its own.
 
 use std::collections::BTreeSet;
 
+use crate::job::{self, Lane};
 use crate::{SERVICES, ServiceContract, dead_letter, endpoints, service};
 
 /// The users that are not services.
 pub const OPS: &str = "ops";
 /// Declares streams and consumers; nobody else may.
 pub const PROVISION: &str = "provision";
+/// Submits jobs to any queue but the platform's own.
+pub const PRODUCER: &str = "producer";
+/// Does the work of any queue but the platform's own.
+pub const WORKER: &str = "worker";
 
 /// The subjects that one broker user may publish and subscribe to, sorted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,12 +25,22 @@ pub struct Permissions {
     pub publish: BTreeSet<String>,
     /// Subjects and wildcards; with a queue group behind a blank where only that group may be joined.
     pub subscribe: BTreeSet<String>,
+    /// What is taken from `publish` again.
+    pub publish_denied: BTreeSet<String>,
+    /// What is taken from `subscribe` again.
+    pub subscribe_denied: BTreeSet<String>,
+}
+
+impl Permissions {
+    fn allowing(publish: BTreeSet<String>, subscribe: BTreeSet<String>) -> Self {
+        Self { publish, subscribe, ..Self::default() }
+    }
 }
 
 /// Every broker user of the platform, in order of name.
 pub fn users() -> Vec<&'static str> {
     let mut users: Vec<&str> = SERVICES.iter().map(|service| service.name).collect();
-    users.extend([crate::GATEWAY.name, OPS, PROVISION]);
+    users.extend([crate::GATEWAY.name, OPS, PRODUCER, PROVISION, WORKER]);
     users.sort_unstable();
     users
 }
@@ -33,7 +49,9 @@ pub fn users() -> Vec<&'static str> {
 pub fn permissions(user: &str) -> Option<Permissions> {
     match user {
         OPS => Some(ops()),
+        PRODUCER => Some(producer(PRODUCER, None)),
         PROVISION => Some(provision()),
+        WORKER => Some(worker(WORKER, None)),
         name => service(name).map(of),
     }
 }
@@ -101,7 +119,84 @@ pub fn of(service: &ServiceContract) -> Permissions {
     for verb in ["PING", "INFO", "STATS"] {
         subscribe.extend([format!("$SRV.{verb}"), format!("$SRV.{verb}.{name}"), format!("$SRV.{verb}.{name}.*")]);
     }
-    Permissions { publish, subscribe }
+    if name == job::MANAGER {
+        manage_jobs(&mut publish);
+    }
+    if name == job::MANAGER || !service.jobs.is_empty() {
+        run_jobs(service, &mut publish);
+        subscribe.insert("work-cancel.*".to_owned());
+    }
+    Permissions::allowing(publish, subscribe)
+}
+
+/// What a service needs to run its own queues: to take their jobs, to put them off, to give them up, and to tell of them.
+fn run_jobs(service: &ServiceContract, publish: &mut BTreeSet<String>) {
+    let name = service.name;
+    publish.extend([
+        format!("schedules.retry.{name}.>"),
+        job::log_subject(name),
+        job::live_subject("*"),
+        format!("$JS.API.STREAM.INFO.{}", job::STREAM),
+    ]);
+    for queue in service.queues() {
+        publish.insert(format!("dlq.jobs.{queue}.*"));
+        publish.extend(Lane::ALL.into_iter().flat_map(|lane| takes(&job::consumer(queue, lane))));
+    }
+}
+
+/// What a runner does with a consumer of the work queue.
+fn takes(consumer: &str) -> [String; 4] {
+    let stream = job::STREAM;
+    [
+        format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+        format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
+        format!("$JS.ACK.{stream}.{consumer}.>"),
+        format!("$JS.ACK.*.*.{stream}.{consumer}.>"),
+    ]
+}
+
+/// The one exception to who manages what of the broker: a queue is made by its first job, held, and emptied job by job.
+fn manage_jobs(publish: &mut BTreeSet<String>) {
+    let (jobs, schedules, letters) = (job::STREAM, job::SCHEDULES, job::DEAD_LETTERS);
+    publish.extend(takes("*"));
+    publish.extend(["jobs.>", "schedules.>", "dlq.jobs.>", "work.>", "work-cancel.*"].map(str::to_owned));
+    publish.extend([
+        format!("$JS.API.CONSUMER.CREATE.{jobs}.>"),
+        format!("$JS.API.CONSUMER.DELETE.{jobs}.*"),
+        format!("$JS.API.CONSUMER.PAUSE.{jobs}.*"),
+        format!("$JS.API.CONSUMER.LIST.{jobs}"),
+        format!("$JS.API.STREAM.MSG.DELETE.{jobs}"),
+        format!("$JS.API.STREAM.MSG.DELETE.{schedules}"),
+        format!("$JS.API.STREAM.PURGE.{letters}"),
+        format!("$JS.API.STREAM.INFO.{schedules}"),
+        format!("$JS.API.DIRECT.GET.{jobs}"),
+        format!("$JS.API.DIRECT.GET.{jobs}.>"),
+        format!("$JS.API.DIRECT.GET.{schedules}.>"),
+    ]);
+}
+
+/// Who submits jobs: to one queue, or to any but the platform's own.
+pub fn producer(name: &str, queue: Option<&str>) -> Permissions {
+    let publish = match queue {
+        Some(queue) => BTreeSet::from([format!("jobs.{queue}.>")]),
+        None => BTreeSet::from(["jobs.>".to_owned()]),
+    };
+    let denied = closed_queues().filter(|_| queue.is_none()).map(|queue| format!("jobs.{queue}.>")).collect();
+    Permissions { publish_denied: denied, ..Permissions::allowing(publish, BTreeSet::from([own_inbox(name)])) }
+}
+
+/// Who does the work of one queue, or of any but the platform's own. Answers to the jobs service alone.
+pub fn worker(name: &str, queue: Option<&str>) -> Permissions {
+    let publish = BTreeSet::from([own_inbox(job::MANAGER)]);
+    let work = queue.map_or_else(|| "work.>".to_owned(), |queue| format!("work.{queue}.>"));
+    let subscribe = BTreeSet::from([own_inbox(name), work, "work-cancel.*".to_owned()]);
+    let denied = closed_queues().filter(|_| queue.is_none()).map(|queue| format!("work.{queue}.>")).collect();
+    Permissions { subscribe_denied: denied, ..Permissions::allowing(publish, subscribe) }
+}
+
+/// Queues that services keep for themselves.
+fn closed_queues() -> impl Iterator<Item = &'static str> {
+    job::contracts().map(|job| job.queue).filter(|queue| !job::is_open(queue))
 }
 
 /// People with the stock CLI: every operation that has an HTTP route, each by name; discovery; the live tail; looking at
@@ -124,7 +219,9 @@ fn ops() -> Permissions {
     );
     publish.insert(format!("$JS.API.DIRECT.GET.{}", dead_letter::STREAM));
     publish.extend(SERVICES.iter().flat_map(|service| service.consumers).map(|c| dead_letter::replay(c.durable)));
-    Permissions { publish, subscribe: BTreeSet::from([own_inbox(OPS), "live.>".to_owned()]) }
+    publish.extend(["jobs.>", "schedules.>"].map(str::to_owned));
+    let subscribe = BTreeSet::from([own_inbox(OPS), "live.>".to_owned(), "work.>".to_owned()]);
+    Permissions::allowing(publish, subscribe)
 }
 
 /// Makes and changes streams and consumers; it cannot delete or purge any, nor read or write messages.
@@ -141,7 +238,7 @@ fn provision() -> Permissions {
         "$JS.API.CONSUMER.LIST.*",
         "$JS.API.CONSUMER.NAMES.*",
     ];
-    Permissions { publish: publish.map(str::to_owned).into(), subscribe: BTreeSet::from([own_inbox(PROVISION)]) }
+    Permissions::allowing(publish.map(str::to_owned).into(), BTreeSet::from([own_inbox(PROVISION)]))
 }
 
 fn own_inbox(user: &str) -> String {
@@ -167,7 +264,7 @@ mod tests {
             let guards = service.endpoints.iter().any(|e| matches!(e.access, crate::Access::Permission(_)));
             let answers = service.endpoints.iter().any(|e| crate::DECISIONS.contains(&e.subject));
             assert_eq!(service.is_guard(), guards || answers || service.name == "gateway", "{}", service.name);
-            let Permissions { publish, subscribe } = of(service);
+            let Permissions { publish, subscribe, .. } = of(service);
             let asks = crate::DECISIONS.iter().all(|&subject| publish.contains(subject));
             assert_eq!(asks, service.is_guard() && !answers, "{}", service.name);
             let hears = crate::AUTHORIZATION.subjects.iter().all(|subject| {
@@ -192,7 +289,11 @@ mod tests {
             for subject in permissions(user).unwrap().subscribe {
                 let own = subject == format!("svc.{user}.> {user}") || subject == format!("_INBOX.{user}.>");
                 let open = subject.starts_with("$SRV.") || subject == "live.>" && user == OPS;
-                let own = own || (subject.starts_with("replay.evt.") && subject.ends_with(&format!(" {user}")));
+                let runs = user == job::MANAGER || service(user).is_some_and(|service| !service.jobs.is_empty());
+                let worked = (subject == "work-cancel.*" && (runs || user == WORKER))
+                    || (subject == "work.>" && [OPS, WORKER].contains(&user));
+                let own =
+                    own || worked || (subject.starts_with("replay.evt.") && subject.ends_with(&format!(" {user}")));
                 let watches = service(user).is_some_and(|service| !service.watches.is_empty());
                 let watched = watches && (subject.starts_with("live.evt.") || subject.starts_with("beat."));
                 let guards = service(user).is_some_and(ServiceContract::is_guard);
@@ -210,7 +311,7 @@ mod tests {
         assert!(publishers.map(|service| format!("beat.{}", service.name)).eq(beats.into_iter().cloned()));
         assert!(gateway.subscribe.contains("live.evt.>") && gateway.publish.contains("$JS.API.DIRECT.GET.EVENTS"));
         for user in users().into_iter().filter(|&user| user != "gateway") {
-            let Permissions { publish, subscribe } = permissions(user).unwrap();
+            let Permissions { publish, subscribe, .. } = permissions(user).unwrap();
             let buckets = service(user).map_or(&[][..], |service| service.buckets);
             let handles_letters = user == OPS || service(user).is_some_and(|service| !service.consumers.is_empty());
             let guards = service(user).is_some_and(ServiceContract::is_guard);
@@ -220,6 +321,9 @@ mod tests {
                 .chain(changes.map(|subject| format!("EVENTS.{subject}")))
                 .chain(buckets.iter().map(|bucket| format!("KV_{bucket}")))
                 .chain(handles_letters.then(|| dead_letter::STREAM.to_owned()))
+                .chain(
+                    ["JOBS", "JOBS.>", "SCHEDULES.>"].map(str::to_owned).into_iter().filter(|_| user == job::MANAGER),
+                )
                 .collect();
             let mut read = publish.iter().filter_map(|s| s.strip_prefix("$JS.API.DIRECT.GET."));
             assert!(read.all(|what| own.iter().any(|own| own == what)), "{user}");
@@ -234,14 +338,14 @@ mod tests {
             let publish = permissions(user).unwrap().publish;
             let own = service(user).into_iter().flat_map(|service| service.consumers);
             let own: BTreeSet<String> = own.map(|consumer| dead_letter::subjects(consumer.durable)).collect();
-            let may: BTreeSet<String> = publish.into_iter().filter(|subject| subject.starts_with("dlq.")).collect();
+            let may: BTreeSet<String> = publish.into_iter().filter(|subject| subject.starts_with("dlq.evt.")).collect();
             assert_eq!(may, own, "{user}");
         }
     }
 
     #[test]
     fn no_service_manages_streams() {
-        for user in users().into_iter().filter(|&user| user != PROVISION) {
+        for user in users().into_iter().filter(|&user| user != PROVISION && user != job::MANAGER) {
             for subject in permissions(user).unwrap().publish.iter().filter(|s| s.starts_with("$JS.API.")) {
                 assert!(
                     [".INFO", ".LIST", ".NAMES", ".MSG.NEXT", ".DIRECT.GET."].iter().any(|verb| subject.contains(verb)),
@@ -249,5 +353,27 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_jobs_service_manages_the_work_queue_and_nothing_else() {
+        let publish = permissions(job::MANAGER).unwrap().publish;
+        let managing = ["CREATE", "DELETE", "UPDATE", "PURGE", "PAUSE", "RESTORE", "SNAPSHOT"];
+        for subject in publish.iter().filter(|s| managing.iter().any(|verb| s.contains(&format!(".{verb}.")))) {
+            let stream = ["JOBS", "SCHEDULES", "JOBS_DLQ"];
+            assert!(subject.split('.').any(|token| stream.contains(&token)), "{subject}");
+        }
+        assert!(
+            publish.contains("$JS.API.CONSUMER.CREATE.JOBS.>") && publish.contains("$JS.API.STREAM.PURGE.JOBS_DLQ")
+        );
+    }
+
+    #[test]
+    fn a_producer_of_one_queue_reaches_no_other() {
+        let one = producer("shop", Some("mails"));
+        assert_eq!(one.publish, BTreeSet::from(["jobs.mails.>".to_owned()]));
+        assert_eq!(one.subscribe, BTreeSet::from(["_INBOX.shop.>".to_owned()]));
+        let worker = worker("shop", Some("mails"));
+        assert_eq!(worker.publish, BTreeSet::from(["_INBOX.jobs.>".to_owned()]));
     }
 }

@@ -139,6 +139,53 @@ pub struct ServiceContract {
     pub watches: &'static [WatchContract],
     /// Key-value buckets that it writes and reads.
     pub buckets: &'static [&'static str],
+    /// Jobs that it runs, in order of queue and kind.
+    pub jobs: &'static [&'static JobContract],
+}
+
+impl ServiceContract {
+    /// The queues that it runs, in order.
+    pub fn queues(&self) -> Vec<&'static str> {
+        let mut queues: Vec<_> = self.jobs.iter().map(|job| job.queue).collect();
+        queues.dedup();
+        queues
+    }
+}
+
+/// Work that a service does in the background.
+pub struct JobContract {
+    /// The service that runs it.
+    pub service: &'static str,
+    /// The queue, which no other service runs.
+    pub queue: &'static str,
+    /// The kind within the queue.
+    pub kind: &'static str,
+    /// What it does.
+    pub description: &'static str,
+    /// How often it is tried unless it says otherwise.
+    pub attempts_max: u32,
+    /// How long one attempt may take unless it says otherwise.
+    pub timeout_ms: u32,
+    /// The first pause before another attempt, before jitter.
+    pub backoff_base_ms: u32,
+    /// The longest pause.
+    pub backoff_max_ms: u32,
+    /// Whether people and other languages may submit it.
+    pub open: bool,
+    /// Says what is wrong with arguments.
+    pub check: fn(&[u8]) -> Result<(), crate::json::DecodeError>,
+}
+
+impl std::fmt::Debug for JobContract {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobContract").field("queue", &self.queue).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// The arguments of a job that a service runs.
+pub trait JobArguments: Body {
+    /// Its queue, kind and patience.
+    const CONTRACT: &'static JobContract;
 }
 
 impl ServiceContract {

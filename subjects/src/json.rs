@@ -43,6 +43,17 @@ pub fn decode<T: Body>(body: &[u8]) -> Result<T, DecodeError> {
     Ok(message)
 }
 
+/// Says what is wrong with a body that may be any JSON; an empty one is fine.
+pub fn check_any(body: &[u8]) -> Result<(), DecodeError> {
+    if body.is_empty() {
+        return Ok(());
+    }
+    if too_deep(body) {
+        return Err(DecodeError::Malformed(format!("is nested deeper than {DEPTH_MAX} levels")));
+    }
+    serde_json::from_slice::<IgnoredAny>(body).map(|_| ()).map_err(|error| classify(String::new(), &error))
+}
+
 /// Decodes a request and sets what its path and query bind; pairs of proto field name and value.
 pub fn decode_bound<'a, T: Body + Bind>(
     body: &[u8],

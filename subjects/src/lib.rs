@@ -8,6 +8,7 @@ pub mod baseline;
 pub mod broker;
 mod contract;
 pub mod dead_letter;
+pub mod job;
 pub mod json;
 pub mod openapi;
 mod problem;
@@ -17,8 +18,8 @@ mod text_list;
 mod timestamp;
 
 pub use contract::{
-    Access, Bind, BindError, Body, ConsumerContract, Endpoint, Event, EventContract, Http, HttpMethod, QueryField,
-    Register, ServiceContract, Transport, WatchContract,
+    Access, Bind, BindError, Body, ConsumerContract, Endpoint, Event, EventContract, Http, HttpMethod, JobArguments,
+    JobContract, QueryField, Register, ServiceContract, Transport, WatchContract,
 };
 pub use problem::{FieldError, Problem};
 pub use timestamp::{OutOfRange, Timestamp};
@@ -75,6 +76,11 @@ module!(
 module!(
     /// Users, their credentials and their roles.
     identity, "identity", served
+);
+
+module!(
+    /// Work that is done in the background.
+    jobs, "jobs", served
 );
 
 /// JSON that is carried as its text.

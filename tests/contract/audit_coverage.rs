@@ -8,6 +8,7 @@ use platform_tests::{
     Setup,
     http::{Http, Reply},
     people::Person,
+    wait,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -38,6 +39,16 @@ const CHANGES: &[(&str, &str)] = &[
     ("svc.auth.v1.refresh", "auth.session.refreshed"),
     ("svc.auth.v1.logout", "auth.session.revoked"),
     ("svc.audit.v1.verify", "audit.log.verified"),
+    ("svc.jobs.v1.submit", "jobs.job.submitted"),
+    ("svc.jobs.v1.submit_batch", "jobs.jobs.submitted"),
+    ("svc.jobs.v1.cancel_job", "jobs.job.cancel_requested"),
+    ("svc.jobs.v1.retry_job", "jobs.job.retried"),
+    ("svc.jobs.v1.replay_dead_letter", "jobs.dead_letter.replayed"),
+    ("svc.jobs.v1.replay_dead_letters", "jobs.dead_letters.replayed"),
+    ("svc.jobs.v1.purge_dead_letters", "jobs.dead_letters.purged"),
+    ("svc.jobs.v1.put_queue", "jobs.queue.put"),
+    ("svc.jobs.v1.pause_queue", "jobs.queue.paused"),
+    ("svc.jobs.v1.resume_queue", "jobs.queue.resumed"),
 ];
 
 /// Endpoints that only answer a question, which is too long for a path.
@@ -55,7 +66,13 @@ const READINGS: &[(&str, &str)] = &[
 ];
 
 /// Actions that are no endpoint's success, and that the walk proves too.
-const OTHERS: &[&str] = &["auth.login.failed", "auth.session.reuse_detected", "auth.keys.rotated"];
+const OTHERS: &[&str] = &[
+    "auth.login.failed",
+    "auth.session.reuse_detected",
+    "auth.keys.rotated",
+    "jobs.job.cancelled",
+    "jobs.job.dead_lettered",
+];
 
 /// Shorter than the platform's own, since the walk has to outwait it.
 const RETRY_WINDOW: Duration = Duration::from_millis(300);
@@ -149,6 +166,8 @@ async fn every_changing_endpoint_and_every_event_appears_in_the_log() {
     admin.get("/api/v1/audit/checkpoints").await.json(200);
     assert_eq!(admin.get("/api/v1/audit/export").await.status, 200);
 
+    walk_jobs(&admin).await;
+
     let actions = CHANGES.iter().chain(READINGS).map(|(_, action)| *action);
     for action in actions.chain(OTHERS.iter().copied()) {
         let entry = platform.audit_entry(&admin, action, |_| true).await;
@@ -191,4 +210,27 @@ async fn change_who_may_what(admin: &Http) {
     ] {
         send(method, &path, body).await;
     }
+}
+
+/// Everything that changes a job, a dead letter or a queue.
+async fn walk_jobs(admin: &Http) {
+    let empty = json!({});
+    let ahead = json!({ "queue": "walk", "kind": "step", "runAt": "2030-01-01T00:00:00Z" });
+    let job = admin.post("/api/v1/jobs", &ahead).await.json(202)["jobId"].as_str().unwrap().to_owned();
+    admin.post("/api/v1/jobs/batch", &json!({ "jobs": [ahead] })).await.json(202);
+    admin.post(&format!("/api/v1/jobs/{job}/cancel"), &empty).await.json(200);
+    admin.post(&format!("/api/v1/jobs/{job}/retry"), &empty).await.json(200);
+    admin.put("/api/v1/queues/walk", &empty).await.json(200);
+    admin.post("/api/v1/queues/walk/pause", &empty).await.json(200);
+    admin.post("/api/v1/queues/walk/resume", &empty).await.json(200);
+
+    let fails = json!({ "queue": "diagnostics", "kind": "fail", "args": { "attempts": 9 }, "maxAttempts": 1 });
+    let dead = admin.post("/api/v1/jobs", &fails).await.json(202)["jobId"].as_str().unwrap().to_owned();
+    wait::until("a dead letter", async || {
+        (admin.get(&format!("/api/v1/dead-letters/{dead}")).await.status == 200).then_some(())
+    })
+    .await;
+    admin.post(&format!("/api/v1/dead-letters/{dead}/replay"), &empty).await.json(200);
+    admin.post("/api/v1/dead-letters/replay", &empty).await.json(200);
+    assert_eq!(admin.delete("/api/v1/dead-letters?all=true").await.status, 200);
 }

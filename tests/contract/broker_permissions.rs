@@ -15,7 +15,7 @@ const FOREIGN_PUBLISH: &[&str] = &[
     "$JS.API.STREAM.SNAPSHOT.AUDIT",
     "$JS.API.STREAM.RESTORE.EVIL",
     "$JS.API.DIRECT.GET.AUDIT",
-    "$JS.API.DIRECT.GET.EVENTS.evt.jobs.job.cancelled",
+    "$JS.API.DIRECT.GET.EVENTS.evt.config.settings.updated",
     "$JS.API.CONSUMER.CREATE.AUDIT",
     "$JS.API.CONSUMER.CREATE.AUDIT.evil",
     "$JS.API.CONSUMER.DURABLE.CREATE.AUDIT.evil",
@@ -25,9 +25,17 @@ const FOREIGN_PUBLISH: &[&str] = &[
     "$SYS.REQ.USER.INFO",
     "live.evt.identity.user.registered",
     "evt.evil",
-    "evt.jobs.job.dead_lettered",
-    "audit.jobs.evil",
+    "evt.config.settings.updated",
+    "audit.config.evil",
     "audit.evil",
+    "due.mail.send",
+    "$JS.API.STREAM.PURGE.JOBS",
+    "$JS.API.STREAM.PURGE.SCHEDULES",
+    "$JS.API.STREAM.UPDATE.JOBS",
+    "$JS.API.STREAM.DELETE.JOBS",
+    "$JS.API.STREAM.MSG.GET.JOBS",
+    "$JS.API.STREAM.MSG.DELETE.EVENTS",
+    "$JS.API.CONSUMER.CREATE.SCHEDULES.evil",
     "dlq.evt.evil.identity.user.registered",
     "replay.evt.evil",
     "replayed.evt.evil.1",
@@ -224,13 +232,31 @@ async fn no_stream_captures_requests_or_answers() {
             let first = subject.split('.').next().unwrap();
             assert!(!["svc", "_INBOX", "$SRV", "*", ">"].contains(&first), "{config} captures {subject}");
         }
-        for copied in ["mirror", "sources"] {
-            assert!(config[copied].is_null(), "{config} takes from elsewhere");
-        }
-        // DESIGN.md §6: nothing stored is lost or removed by hand.
-        assert_eq!((&config["deny_delete"], &config["deny_purge"]), (&true.into(), &true.into()), "{config}");
-        assert_eq!(config["discard"], "new");
+        assert!(config["mirror"].is_null(), "{config} takes from elsewhere");
         assert_eq!(config["storage"], "file");
+        let (unremovable, unpurgeable) = (config["deny_delete"] == true, config["deny_purge"] == true);
+        match config["name"].as_str().unwrap() {
+            // DESIGN.md §7: the jobs service takes single jobs out, and purges what was given up.
+            "SCHEDULES" => {
+                assert!(config["sources"].is_null() && config["discard"] == "old", "{config}");
+                for bound in ["max_bytes", "max_msgs", "max_age"] {
+                    assert!(config[bound].as_i64().is_none_or(|bound| bound <= 0), "{config} would lose schedules");
+                }
+                continue;
+            }
+            "JOBS" => {
+                assert_eq!(config["sources"].as_array().map(Vec::len), Some(1), "{config}");
+                assert_eq!(config["sources"][0]["name"], "SCHEDULES");
+                assert!(
+                    unpurgeable && config["allow_rollup_hdrs"] != true && config["allow_msg_ttl"] != true,
+                    "{config}"
+                );
+            }
+            "JOBS_DLQ" => assert!(config["sources"].is_null() && unremovable, "{config}"),
+            // DESIGN.md §6: nothing stored is lost or removed by hand.
+            _ => assert!(config["sources"].is_null() && unremovable && unpurgeable, "{config}"),
+        }
+        assert_eq!(config["discard"], "new");
         assert!(config["max_bytes"].as_i64().is_some_and(|bytes| bytes > 0), "{config} is bounded");
     }
 }

@@ -3,7 +3,7 @@
 use platform_tests::{Platform, Setup};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-const SERVICES: &[&str] = &["identity", "auth", "authz", "audit"];
+const SERVICES: &[&str] = &["identity", "auth", "authz", "audit", "jobs"];
 
 /// SQLSTATE `insufficient_privilege`.
 const REFUSED: &str = "42501";

@@ -18,6 +18,7 @@ use subjects::{ConsumerContract, ServiceContract};
 static WITNESS: ServiceContract = ServiceContract {
     watches: &[],
     buckets: &[],
+    jobs: &[],
     name: "witness",
     version: "1.0.0",
     description: "Notes whose registration it heard of.",

@@ -3,4 +3,5 @@
 
 mod authorization;
 mod events;
+mod jobs;
 mod kills;

@@ -137,7 +137,7 @@ fn check_admin_json(admin: &Value, up: &Up, folder: &Path) {
     }
     assert_eq!(admin["natsUrl"], format!("nats://127.0.0.1:{}", up.port_base() + 1));
     assert!(admin["postgresUrl"].as_str().unwrap().contains(&format!(":{}/", up.port_base() + 2)));
-    for name in ["identity", "auth", "authz", "audit", "gateway", "nats-server", "postgres"] {
+    for name in ["identity", "auth", "authz", "audit", "jobs", "gateway", "nats-server", "postgres"] {
         let process = process(admin, name);
         assert_eq!(process["instance"].as_u64(), Some(1), "{process}");
         assert!(runs(process["pid"].as_u64().unwrap()), "{process}");

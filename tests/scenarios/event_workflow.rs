@@ -55,6 +55,7 @@ const PART: ServiceContract = ServiceContract {
     consumers: &[],
     watches: &[],
     buckets: &[],
+    jobs: &[],
 };
 
 static ORDERS: ServiceContract = ServiceContract { name: "orders", events: &[&ORDER_PLACED], ..PART };

@@ -16,7 +16,7 @@ async fn migrations_run_in_dependency_order_each_in_a_transaction_with_its_recor
     platform.migrate_all().await.unwrap();
 
     let mut last = None;
-    for service in ["identity", "auth", "authz", "audit"] {
+    for service in ["identity", "auth", "authz", "audit", "jobs"] {
         let files = records(&mut database, service).await;
         let own = files.iter().filter(|file| file.module == service).count();
         let kernel = files.iter().filter(|file| file.module == "kernel").count();
@@ -37,6 +37,7 @@ async fn migrations_run_in_dependency_order_each_in_a_transaction_with_its_recor
         ("auth.sessions", "auth", 1),
         ("auth.signing_keys", "auth", 2),
         ("audit.entries", "audit", 2),
+        ("jobs.jobs", "jobs", 1),
     ] {
         let schema = table.split('.').next().unwrap();
         let together: bool = sqlx::query_scalar(AssertSqlSafe(format!(

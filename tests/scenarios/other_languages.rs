@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use platform_tests::{Setup, people::Person, python};
-use serde_json::Value;
+use platform_tests::{Setup, jobs, people::Person, python};
+use serde_json::{Value, json};
 
 /// How long a client gathers discovery answers, in seconds.
 const GATHER_SECONDS: &str = "0.7";
@@ -33,6 +33,27 @@ async fn python_client_reads_a_refused_login_as_a_problem() {
     assert_eq!(reply["headers"]["Nats-Service-Error-Code"], "401");
     assert!(!reply["headers"]["Nats-Service-Error"].as_str().unwrap().is_empty());
     assert_eq!(reply["body"]["code"], "invalid_credentials");
+}
+
+#[tokio::test]
+async fn python_client_submits_a_job_and_another_does_it() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+
+    let printed = python::run(
+        &platform.cache(),
+        &platform.user("producer"),
+        "job_producer.py",
+        &["shop", "double", "one", r#"{"n":21}"#],
+    )
+    .await;
+    python::run(&platform.cache(), &platform.user("worker"), "job_worker.py", &["shop", "double", "1"]).await;
+
+    let stored: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(stored, json!({ "stream": "JOBS", "duplicate": false }));
+    let job = jobs::job_in(&admin, "one", "SUCCEEDED").await;
+    assert_eq!((&job["result"], &job["attempt"]), (&json!({ "doubled": 42 }), &json!(2)));
+    assert_eq!((&job["errors"][0]["message"], &job["progress"]), (&json!("not yet"), &json!({ "percent": 50 })));
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ pub mod broker;
 pub mod build;
 pub mod command;
 pub mod http;
+pub mod jobs;
 pub mod load;
 pub mod people;
 pub mod platform;

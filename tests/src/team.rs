@@ -17,6 +17,7 @@ use kernel::{Clock, Context, Database, Lifecycle, Random, settings};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use subjects::broker::Permissions;
 use subjects::{ServiceContract, broker};
 
 use crate::{Platform, Signal, wait};
@@ -49,12 +50,17 @@ impl Platform {
     }
 
     async fn admit_users(&self, contracts: &[&'static ServiceContract]) {
+        let rights: Vec<_> = contracts.iter().map(|contract| (contract.name, broker::of(contract))).collect();
+        self.admit_with(&rights).await;
+    }
+
+    /// Makes users of the broker with these rights.
+    pub async fn admit_with(&self, rights: &[(&str, Permissions)]) {
         let account = &self.deployment.options().account;
         let mut users = String::new();
-        for contract in contracts {
+        for (name, rights) in rights {
             let pair = KeyPair::new_user();
-            std::fs::write(account.key_file(contract.name), pair.seed().expect("new")).expect("the folder is there");
-            let rights = broker::of(contract);
+            std::fs::write(account.key_file(name), pair.seed().expect("new")).expect("the folder is there");
             let list = |subjects| serde_json::to_string(subjects).expect("a list can be written");
             let rights = format!(
                 "publish: {{ allow: {} }}, subscribe: {{ allow: {} }}",
@@ -69,9 +75,9 @@ impl Platform {
         assert!(before.contains(&list), "the account has users");
         std::fs::write(&file, before.replace(&list, &format!("{list}\n{users}"))).expect("it can be written");
         self.process("nats-server", 1).signal(Signal::HUP).await.expect("it runs");
-        for contract in contracts {
-            wait::until(&format!("the broker knows {}", contract.name), async || {
-                let user = self.user(contract.name);
+        for (name, _) in rights {
+            wait::until(&format!("the broker knows {name}"), async || {
+                let user = self.user(name);
                 let round_trip = async { user.connect().await.client.flush().await.ok() };
                 tokio::time::timeout(Duration::from_secs(2), round_trip).await.ok()?
             })

@@ -20,6 +20,7 @@ static ONLY_ME: ServiceContract = ServiceContract {
     consumers: &[],
     watches: &[],
     buckets: &[],
+    jobs: &[],
 };
 
 /// One user, who is everybody.

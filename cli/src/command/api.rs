@@ -1,7 +1,8 @@
 //! The command as a client of the gateway, signed in as the first administrator.
 
 use anyhow::{Context as _, Result};
-use reqwest::{Client, RequestBuilder, Response, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -12,6 +13,17 @@ const WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// How long an answer may take that is a stream.
 const STREAM_WITHIN: std::time::Duration = std::time::Duration::from_hours(24);
+
+/// Items in one answer of the API, at most.
+const PAGE_SIZE_MAX: usize = 500;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Page {
+    items: Vec<Value>,
+    #[serde(default)]
+    next_page_token: String,
+}
 
 /// A signed-in session.
 pub(super) struct Session {
@@ -50,6 +62,48 @@ impl Session {
     pub(super) async fn get<A: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<A> {
         let url = Url::parse_with_params(&format!("{}{path}", self.url), query).context("the gateway's address")?;
         send(self.http.get(url).bearer_auth(&self.token)).await
+    }
+
+    /// A request with a JSON body, or without one.
+    pub(super) async fn send<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<A> {
+        let url = Url::parse_with_params(&format!("{}{path}", self.url), query).context("the gateway's address")?;
+        let request = self.http.request(method, url).bearer_auth(&self.token);
+        send(match body {
+            Some(body) => request.json(body),
+            None => request,
+        })
+        .await
+    }
+
+    /// Pages of a list until `limit` items. True where there are more.
+    pub(super) async fn pages(
+        &self,
+        path: &str,
+        filters: &[(&str, String)],
+        limit: usize,
+    ) -> Result<(Vec<Value>, bool)> {
+        let mut items: Vec<Value> = Vec::new();
+        let mut page_token = String::new();
+        while items.len() < limit {
+            let mut query = filters.to_vec();
+            query.push(("pageSize", (limit - items.len()).min(PAGE_SIZE_MAX).to_string()));
+            if !page_token.is_empty() {
+                query.push(("pageToken", page_token));
+            }
+            let page: Page = self.get(path, &query).await?;
+            items.extend(page.items);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        Ok((items, !page_token.is_empty()))
     }
 
     /// `GET path?query`, whose answer is read piece by piece and may take long.

@@ -4,16 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::api::Session;
 use super::options::Data;
 use super::output::{cell, print, table};
 use super::{audit_export, audit_verify};
-
-/// Entries in one answer of the API, at most.
-const PAGE_SIZE_MAX: usize = 500;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -71,14 +67,6 @@ pub(super) struct List {
     json: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Page {
-    items: Vec<Value>,
-    #[serde(default)]
-    next_page_token: String,
-}
-
 pub(super) async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::List(arguments) => list(arguments).await?,
@@ -89,29 +77,9 @@ pub(super) async fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Pages of a list until `limit` items. True where there are more.
-async fn pages(session: &Session, path: &str, filters: &[(&str, String)], limit: usize) -> Result<(Vec<Value>, bool)> {
-    let mut items: Vec<Value> = Vec::new();
-    let mut page_token = String::new();
-    while items.len() < limit {
-        let mut query = filters.to_vec();
-        query.push(("pageSize", (limit - items.len()).min(PAGE_SIZE_MAX).to_string()));
-        if !page_token.is_empty() {
-            query.push(("pageToken", page_token));
-        }
-        let page: Page = session.get(path, &query).await?;
-        items.extend(page.items);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    Ok((items, !page_token.is_empty()))
-}
-
 async fn checkpoints(arguments: &Checkpoints) -> Result<()> {
     let session = Session::open(&arguments.data).await?;
-    let (checkpoints, _) = pages(&session, "/api/v1/audit/checkpoints", &[], arguments.limit).await?;
+    let (checkpoints, _) = session.pages("/api/v1/audit/checkpoints", &[], arguments.limit).await?;
     if arguments.json {
         return checkpoints.iter().try_for_each(|checkpoint| print(&checkpoint.to_string()));
     }
@@ -138,7 +106,7 @@ async fn list(list: List) -> Result<()> {
     ];
     let filters: Vec<(&str, String)> =
         filters.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect();
-    let (entries, are_more) = pages(&session, "/api/v1/audit/entries", &filters, list.limit).await?;
+    let (entries, are_more) = session.pages("/api/v1/audit/entries", &filters, list.limit).await?;
     if list.json {
         return entries.iter().try_for_each(|entry| print(&entry.to_string()));
     }

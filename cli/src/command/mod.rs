@@ -6,6 +6,7 @@ mod audit_export;
 mod audit_verify;
 mod doctor;
 mod events;
+mod jobs;
 mod migrate;
 mod nats;
 mod options;
@@ -66,6 +67,9 @@ enum Operation {
     /// Events between the services
     #[command(subcommand)]
     Events(events::Command),
+    /// Jobs in the background: submit, look at, watch and run them again
+    #[command(subcommand)]
+    Jobs(jobs::Command),
     /// Look for what is wrong with a running platform
     ///
     /// Checks versions, the JetStream sync mode, streams and consumers against what is declared, schemas against the migrations,
@@ -112,6 +116,7 @@ fn execute(operation: Operation) -> Result<ExitCode> {
             Operation::Token(on) => token::run(&on.data).await.map(|()| done),
             Operation::Audit(command) => audit::run(command).await,
             Operation::Events(command) => events::run(command).await.map(|()| done),
+            Operation::Jobs(command) => jobs::run(command).await.map(|()| done),
             Operation::Doctor(arguments) => doctor::run(&arguments).await,
         }
     });

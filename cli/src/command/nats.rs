@@ -9,9 +9,10 @@ use subjects::broker::PROVISION;
 use super::options::{Data, GivenNats};
 use super::output::print;
 use crate::platform::nats::streams::Declaration;
-use crate::platform::nats::users::{ACCOUNT, Account};
+use crate::platform::nats::users::{ACCOUNT, Account, AddedUser, Role};
 use crate::platform::nats::{self, client};
-use crate::platform::secrets;
+use crate::platform::process::signal;
+use crate::platform::{Signal, secrets};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -25,6 +26,29 @@ pub(super) enum Command {
     /// Applies nats/streams.json as the user `provision`. Doing it again changes nothing. A change that could lose stored messages is
     /// refused; nothing is ever deleted.
     Apply(Apply),
+    /// Add a user that may submit jobs to one queue, or do its work, and nothing else
+    ///
+    /// Kept in <data>/nats/users; its seed is made beside the others. A running nats-server of `up` takes it at once; one that is
+    /// given by --out takes it by `nats-server --signal reload`.
+    AddUser(AddUser),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct AddUser {
+    #[command(flatten)]
+    data: Data,
+    /// The user's name, also that of its inbox: _INBOX.<NAME>
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// What it is for
+    #[arg(long, value_enum)]
+    role: Role,
+    /// The one queue that it may reach
+    #[arg(long, value_name = "QUEUE")]
+    queue: String,
+    /// The folder that `nats render` wrote, for a server that is not `up`'s
+    #[arg(long, value_name = "DIR", conflicts_with = "data")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -55,6 +79,7 @@ pub(super) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Render(arguments) => render(arguments),
         Command::Apply(arguments) => apply(arguments).await,
+        Command::AddUser(arguments) => add_user(&arguments),
     }
 }
 
@@ -63,11 +88,38 @@ fn render(arguments: Render) -> Result<()> {
     if !arguments.out.exists() {
         secrets::private_folder(&arguments.out)?;
     }
-    let users = nats::users::render(&[Account { name: ACCOUNT.to_owned(), keys: keys.clone() }])?;
+    let added = Some(arguments.out.join("users"));
+    let users = nats::users::render(&[Account { name: ACCOUNT.to_owned(), keys: keys.clone(), added }])?;
     nats::write_configuration(&arguments.out, &users)?;
     print(&format!("configuration: {}", arguments.out.join("nats-server.conf").display()))?;
     print(&format!("users:         {}", arguments.out.join("users.conf").display()))?;
     print(&format!("seeds:         {}", keys.display()))
+}
+
+fn add_user(arguments: &AddUser) -> Result<()> {
+    let (folder, keys, running) = if let Some(out) = &arguments.out {
+        (out.clone(), out.join("nkeys"), None)
+    } else {
+        let data = arguments.data.folder()?;
+        let admin = arguments.data.admin().ok();
+        let process = admin.into_iter().flat_map(|admin| admin.processes).find(|p| p.name == "nats-server");
+        (data.join("nats"), data.join("nkeys"), process.map(|process| process.pid))
+    };
+    let added = folder.join("users");
+    let user = AddedUser { role: arguments.role, queue: arguments.queue.clone() };
+    nats::users::add(&added, &arguments.name, &user)?;
+    let account = Account { name: ACCOUNT.to_owned(), keys, added: Some(added) };
+    let users = nats::users::render(std::slice::from_ref(&account))?;
+    nats::write_configuration(&folder, &users)?;
+    // nats-server reads its users again; those who are connected and unchanged stay.
+    if let Some(pid) = running {
+        signal(pid, Signal::HUP);
+    }
+    print(&format!("seed:  {}", account.key_file(&arguments.name).display()))?;
+    print(&format!("inbox: {}", subjects::subject::inbox_prefix(&arguments.name)))?;
+    let when =
+        if running.is_some() { "nats-server knows it" } else { "nats-server takes it at its next start or reload" };
+    print(when)
 }
 
 async fn apply(arguments: Apply) -> Result<()> {

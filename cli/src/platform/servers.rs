@@ -175,9 +175,14 @@ impl Servers {
 fn accounts(data: &Path, names: &[String]) -> Vec<Account> {
     let keys = data.join("nkeys");
     let one = names.len() == 1;
+    let added = one.then(|| data.join("nats/users"));
     names
         .iter()
-        .map(|name| Account { name: name.clone(), keys: if one { keys.clone() } else { keys.join(name) } })
+        .map(|name| Account {
+            name: name.clone(),
+            keys: if one { keys.clone() } else { keys.join(name) },
+            added: added.clone(),
+        })
         .collect()
 }
 

@@ -17,7 +17,7 @@ use super::session;
 use crate::settings::Secret;
 
 /// Services in dependency order: a service comes after those whose facts it may rely on at its start.
-pub const SERVICES: &[&str] = &["identity", "auth", "authz", "audit"];
+pub const SERVICES: &[&str] = &["identity", "auth", "authz", "audit", "jobs"];
 
 /// How long a server that is just starting is waited for.
 pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);

@@ -33,6 +33,7 @@ static CONTRACT: ServiceContract = ServiceContract {
     consumers: &[ConsumerContract { stream: "AUDIT", durable: "audit", filters: &["audit.>"] }],
     watches: &[],
     buckets: &[],
+    jobs: &[],
 };
 
 /// How often it is looked which effects have been committed: the lag is measured no finer.

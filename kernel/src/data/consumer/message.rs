@@ -78,7 +78,7 @@ impl Message {
     }
 
     /// Every header with every value.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let headers = self.headers.iter().flat_map(HeaderMap::iter);
         headers.flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())))
     }

@@ -185,11 +185,7 @@ async fn users_are_shown_to_administrators_and_oneself() {
     assert_eq!(pointers(&problem), [("/userId", "invalid_id")]);
     assert_eq!(ops.call(GET_ME, &json!({})).await.any_problem()["status"], 401);
 
-    sqlx::query("DELETE FROM identity.users WHERE email = $1")
-        .bind(&person.email)
-        .execute(&mut platform.superuser().await)
-        .await
-        .unwrap();
+    ops.call_as(&admin, "svc.identity.v1.delete_user", &json!({ "userId": me["id"] })).await.json();
     ops.call_as(&token, GET_ME, &json!({})).await.problem(401, "invalid_token");
 }
 

@@ -1,0 +1,444 @@
+//! What the queue protocol asks of the broker: to store with acknowledgement, to look, and for the jobs service to make, hold
+//! and empty queues. The rights for the latter are that service's alone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::header::{HeaderName, HeaderValue};
+use async_nats::{Client, HeaderMap, StatusCode, Subject};
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use subjects::job::{self, Lane, Place, header};
+use subjects::jobs::v1::Transition;
+use subjects::subject::Token;
+use tokio::time::Instant;
+
+use crate::nats::{RequestError, Requester};
+use crate::{Error, Result};
+
+/// How long an acknowledgement is waited for: the disk may be slow.
+const ACK_WAIT: Duration = Duration::from_secs(5);
+
+/// JetStream's code for a consumer that does not exist.
+const CONSUMER_NOT_FOUND: u64 = 10_014;
+
+/// What has fired is cleared from `SCHEDULES` after this; nothing reads it there once the work queue has it.
+const FIRED_TTL: &str = "24h";
+
+/// Held until somebody lets it go on; the broker wants a time.
+const HELD_FOR: chrono::TimeDelta = chrono::TimeDelta::days(36_500);
+
+/// Subjects of one look at a stream.
+const SUBJECTS_MAX: usize = 100_000;
+
+/// The broker, as runners and the jobs service see it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct JobBroker {
+    requester: Requester,
+    client: Client,
+}
+
+/// A message was stored.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stored {
+    /// Its place in the stream.
+    #[serde(rename = "seq")]
+    pub sequence: u64,
+    /// Whether one with this id was there already.
+    #[serde(default)]
+    pub duplicate: bool,
+}
+
+/// A job to be submitted.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Where to.
+    pub place: Place,
+    /// Its id, unique within queue and kind.
+    pub id: Token,
+    /// JSON.
+    pub arguments: Bytes,
+    /// Not before this time; at once where it is past or absent.
+    pub run_at: Option<DateTime<Utc>>,
+    /// Further headers, of this protocol or the producer's own.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What the broker has of a queue, by lane in their order.
+#[derive(Clone, Debug, Default)]
+pub struct QueueState {
+    /// Jobs that wait to be taken.
+    pub pending: u64,
+    /// Jobs that were taken and have not ended.
+    pub running: u64,
+    /// Whether it is held.
+    pub paused: bool,
+    /// When the oldest that waits was stored.
+    pub oldest: Option<DateTime<Utc>>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    error: Option<Refusal>,
+    #[serde(flatten)]
+    rest: Value,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ConsumerInfo {
+    #[serde(default)]
+    num_pending: u64,
+    #[serde(default)]
+    num_ack_pending: u64,
+    #[serde(default)]
+    paused: bool,
+}
+
+impl JobBroker {
+    pub(crate) fn new(requester: Requester, client: Client) -> Self {
+        Self { requester, client }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Stores a message. 503 where the broker does not say that it has.
+    pub async fn store(&self, subject: String, headers: HeaderMap, body: Bytes) -> Result<Stored> {
+        let deadline = Instant::now() + ACK_WAIT;
+        let answer = self.requester.request(subject.into(), Some(headers), body, deadline).await.map_err(away)?;
+        read(&answer.payload).map_err(refused)
+    }
+
+    /// Submits a job: straight to its queue, or to be put there when it is due.
+    ///
+    /// 503 where the broker does not say that it has it, which leaves open whether it does; the same id is the same job for
+    /// two minutes. 503 `queue_full` where there is no room.
+    pub async fn submit(&self, job: &Submission, now: DateTime<Utc>) -> Result<Stored> {
+        let mut headers = HeaderMap::new();
+        job.headers.iter().for_each(|(name, value)| append(&mut headers, name, value));
+        match job.run_at.filter(|run_at| *run_at > now) {
+            None => {
+                append(&mut headers, header::MESSAGE_ID, &job.place.message_id(&job.id));
+                self.store(job.place.subject(), headers, job.arguments.clone()).await
+            }
+            Some(run_at) => {
+                append(&mut headers, header::CREATED_AT, &rfc3339(now));
+                let schedule = job.place.schedule(&job.id);
+                let id = format!("{}@{}", job.place.message_id(&job.id), run_at.timestamp_micros());
+                self.put_off(schedule, &job.place, &job.id, run_at, &id, headers, job.arguments.clone()).await
+            }
+        }
+    }
+
+    /// Stores a schedule: at its time the broker puts the job into its queue. A later one of the same name takes its place.
+    #[expect(clippy::too_many_arguments, reason = "what a schedule is made of")]
+    pub(super) async fn put_off(
+        &self,
+        schedule: String,
+        place: &Place,
+        id: &Token,
+        run_at: DateTime<Utc>,
+        message_id: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Stored> {
+        append(&mut headers, "Nats-Schedule", &format!("@at {}", rfc3339(run_at)));
+        append(&mut headers, "Nats-Schedule-Target", &place.due_subject());
+        append(&mut headers, "Nats-Schedule-TTL", FIRED_TTL);
+        append(&mut headers, header::MESSAGE_ID, message_id);
+        append(&mut headers, header::ID, &id.to_string());
+        self.store(schedule, headers, body).await
+    }
+
+    /// Puts a job back into its queue by hand, at `run_at`, in the next round. `token` makes a repeated call the same one.
+    pub async fn put_back(
+        &self,
+        job: &Submission,
+        round: u32,
+        created_at: DateTime<Utc>,
+        run_at: DateTime<Utc>,
+    ) -> Result<Stored> {
+        let mut headers = HeaderMap::new();
+        let own = [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT, header::EXPIRES_AT];
+        for (name, value) in job.headers.iter().filter(|(name, _)| !own.contains(&name.as_str())) {
+            append(&mut headers, name, value);
+        }
+        append(&mut headers, header::ROUND, &round.to_string());
+        append(&mut headers, header::CREATED_AT, &rfc3339(created_at));
+        let id = format!("{}#{round}", job.place.message_id(&job.id));
+        let schedule = job.place.schedule(&job.id);
+        self.put_off(schedule, &job.place, &job.id, run_at, &id, headers, job.arguments.clone()).await
+    }
+
+    /// Takes a schedule back that has not fired. False where there is none any more.
+    pub async fn unschedule(&self, schedule: &str) -> Result<bool> {
+        let subject = format!("$JS.API.DIRECT.GET.{}.{schedule}", job::SCHEDULES);
+        let deadline = Instant::now() + ACK_WAIT;
+        let found = self.requester.request(subject.into(), None, Bytes::new(), deadline).await.map_err(away)?;
+        if found.status == Some(StatusCode::NOT_FOUND) {
+            return Ok(false);
+        }
+        let headers = found.headers.unwrap_or_default();
+        let place = headers.get("Nats-Sequence").and_then(|place| place.as_str().parse::<u64>().ok());
+        let place = place.ok_or_else(|| unexpected("a message without a place"))?;
+        self.delete(job::SCHEDULES, place).await
+    }
+
+    /// Takes a job out of the work queue. False where it is not there any more.
+    pub async fn withdraw(&self, sequence: u64) -> Result<bool> {
+        self.delete(job::STREAM, sequence).await
+    }
+
+    async fn delete(&self, stream: &str, place: u64) -> Result<bool> {
+        match self
+            .ask::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &json!({ "seq": place, "no_erase": true }))
+            .await
+        {
+            Ok(_) => Ok(true),
+            // Whatever the broker calls it, the message is not there to be taken.
+            Err(Ask::Refused(_)) => Ok(false),
+            Err(Ask::Away(error)) => Err(error),
+        }
+    }
+
+    /// Every subject of the work queue that has jobs, with their number.
+    pub async fn subjects(&self) -> Result<BTreeMap<String, u64>> {
+        #[derive(Deserialize)]
+        struct Info {
+            state: State,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            #[serde(default)]
+            subjects: BTreeMap<String, u64>,
+        }
+        let mut all = BTreeMap::new();
+        loop {
+            let body = json!({ "subjects_filter": "jobs.>", "offset": all.len() });
+            let info: Info = self.ask(&format!("STREAM.INFO.{}", job::STREAM), &body).await?;
+            let found = info.state.subjects.len();
+            all.extend(info.state.subjects);
+            if found < SUBJECTS_MAX {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// How many messages `SCHEDULES` holds.
+    pub async fn schedules(&self) -> Result<u64> {
+        let info: Value = self.ask(&format!("STREAM.INFO.{}", job::SCHEDULES), &json!({})).await?;
+        info["state"]["messages"].as_u64().ok_or_else(|| unexpected("a stream without a state"))
+    }
+
+    /// Makes the consumers of a queue, or changes how many of its jobs are out at once in each lane.
+    pub async fn declare(&self, queue: &str, concurrency: u32) -> Result<()> {
+        for lane in Lane::ALL {
+            let consumer = job::consumer(queue, lane);
+            // Of the urgent as many again lie ready, so that none of the others goes before them when one has ended.
+            let taken = if lane == Lane::High { concurrency.saturating_mul(2) } else { concurrency };
+            let config = json!({
+                "durable_name": consumer, "deliver_policy": "all", "ack_policy": "explicit", "replay_policy": "instant",
+                "ack_wait": 30_000_000_000_u64, "max_deliver": -1, "max_ack_pending": taken,
+                "filter_subjects": [job::filter(queue, lane)],
+                "description": "Made by the jobs service for a queue that appeared.",
+            });
+            let api = format!("CONSUMER.CREATE.{}.{consumer}", job::STREAM);
+            self.ask::<Value>(&api, &json!({ "stream_name": job::STREAM, "config": config })).await?;
+        }
+        Ok(())
+    }
+
+    /// Holds a queue, or lets it go on.
+    pub async fn pause(&self, queue: &str, paused: bool, now: DateTime<Utc>) -> Result<()> {
+        let body = if paused { json!({ "pause_until": rfc3339(now + HELD_FOR) }) } else { json!({}) };
+        for lane in Lane::ALL {
+            let api = format!("CONSUMER.PAUSE.{}.{}", job::STREAM, job::consumer(queue, lane));
+            self.ask::<Value>(&api, &body).await?;
+        }
+        Ok(())
+    }
+
+    /// What the broker has of a queue; `None` where it has no consumer.
+    pub async fn queue(&self, queue: &str) -> Result<Option<QueueState>> {
+        let mut state = QueueState::default();
+        for lane in Lane::ALL {
+            let api = format!("CONSUMER.INFO.{}.{}", job::STREAM, job::consumer(queue, lane));
+            let info: ConsumerInfo = match self.ask(&api, &json!({})).await {
+                Ok(info) => info,
+                Err(Ask::Refused(refusal)) if refusal.err_code == CONSUMER_NOT_FOUND => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            state.pending += info.num_pending;
+            state.running += info.num_ack_pending;
+            state.paused |= info.paused;
+            if info.num_pending > 0 {
+                let first = self.first(&job::filter(queue, lane)).await?;
+                state.oldest = [state.oldest, first].into_iter().flatten().min();
+            }
+        }
+        Ok(Some(state))
+    }
+
+    /// When the first message on a subject was stored.
+    async fn first(&self, subject: &str) -> Result<Option<DateTime<Utc>>> {
+        let request = json!({ "seq": 1, "next_by_subj": subject }).to_string();
+        let api = format!("$JS.API.DIRECT.GET.{}", job::STREAM);
+        let deadline = Instant::now() + ACK_WAIT;
+        let answer = self.requester.request(api.into(), None, request.into(), deadline).await.map_err(away)?;
+        let headers = answer.headers.unwrap_or_default();
+        let time = headers.get("Nats-Time-Stamp").and_then(|time| DateTime::parse_from_rfc3339(time.as_str()).ok());
+        Ok(time.map(|time| time.to_utc()))
+    }
+
+    /// Gives a job up that no runner can take, since its subject names no queue.
+    pub async fn bury_unnamed(&self, subject: &str, now: DateTime<Utc>) -> Result<()> {
+        let request = json!({ "seq": 1, "next_by_subj": subject }).to_string();
+        let api = format!("$JS.API.DIRECT.GET.{}", job::STREAM);
+        let deadline = Instant::now() + ACK_WAIT;
+        let found = self.requester.request(api.into(), None, request.into(), deadline).await.map_err(away)?;
+        let stored = found.headers.unwrap_or_default();
+        let Some(sequence) = stored.get("Nats-Sequence").and_then(|place| place.as_str().parse::<u64>().ok()) else {
+            return Ok(());
+        };
+        let mut headers = copied(&stored, |name| !super::job::is_brokers(name));
+        for (name, value) in [
+            (header::DEAD_ID, format!("{}-{sequence}", job::STREAM)),
+            (header::REASON, "UNDECODABLE".to_owned()),
+            (header::ERROR, "queue and kind must be 1 to 64 of [A-Za-z0-9_-]".to_owned()),
+            (header::FAILED_AT, rfc3339(now)),
+            (header::CREATED_AT, rfc3339(now)),
+            (header::ORIGINAL_SUBJECT, subject.escape_default().to_string()),
+            (header::MESSAGE_ID, format!("unnamed:{sequence}")),
+        ] {
+            append(&mut headers, name, &value);
+        }
+        self.store("dlq.jobs.unnamed.unnamed".to_owned(), headers, found.payload).await?;
+        self.withdraw(sequence).await.map(|_| ())
+    }
+
+    /// Has a job run now that waits for its time: the same schedule, due at once. False where it waits no more.
+    pub async fn hasten(&self, schedule: &str, place: &Place, id: &Token, now: DateTime<Utc>) -> Result<bool> {
+        let subject = format!("$JS.API.DIRECT.GET.{}.{schedule}", job::SCHEDULES);
+        let deadline = Instant::now() + ACK_WAIT;
+        let found = self.requester.request(subject.into(), None, Bytes::new(), deadline).await.map_err(away)?;
+        if found.status == Some(StatusCode::NOT_FOUND) {
+            return Ok(false);
+        }
+        let stored = found.headers.unwrap_or_default();
+        let headers = copied(&stored, |name| !super::job::is_brokers(name) && name != header::ID);
+        let message_id = format!("{}@{}", place.message_id(id), now.timestamp_micros());
+        // In its place, so that it fires once; unless it has fired in just this moment, which repeats an attempt.
+        self.put_off(schedule.to_owned(), place, id, now, &message_id, headers, found.payload).await.map(|_| true)
+    }
+
+    /// Deletes dead letters under a subject for good, up to a place.
+    pub async fn purge_letters(&self, subject: &str) -> Result<()> {
+        self.ask::<Value>(&format!("STREAM.PURGE.{}", job::DEAD_LETTERS), &json!({ "filter": subject })).await?;
+        Ok(())
+    }
+
+    /// Shows what happens to a job to who watches. Nobody may, and one who does may miss it: it is in the history.
+    pub async fn show(&self, transition: &Transition) {
+        let live = job::live_subject(&transition.job_id);
+        let _ = self.client.publish(live, subjects::json::encode(transition).into()).await;
+    }
+
+    /// Tells whoever runs a job that it is to stop. Nobody may.
+    pub async fn tell_cancelled(&self, place: &Place, id: &Token) {
+        let body = json!({ "queue": place.queue.to_string(), "kind": place.kind.to_string() });
+        let subject = job::cancel_subject(&id.to_string());
+        if let Err(error) = self.client.publish(subject, body.to_string().into()).await {
+            tracing::debug!(%error, "A cancellation could not be told.");
+        }
+    }
+
+    async fn ask<T: for<'de> Deserialize<'de>>(&self, api: &str, body: &Value) -> Result<T, Ask> {
+        let deadline = Instant::now() + ACK_WAIT;
+        let subject = Subject::from(format!("$JS.API.{api}"));
+        let answer = self.requester.request(subject, None, body.to_string().into(), deadline).await;
+        let answer = answer.map_err(|error| Ask::Away(away(error)))?;
+        read(&answer.payload)
+    }
+}
+
+enum Ask {
+    Refused(Refusal),
+    Away(Error),
+}
+
+impl From<Ask> for Error {
+    fn from(ask: Ask) -> Self {
+        match ask {
+            Ask::Refused(_) => refused(ask),
+            Ask::Away(error) => error,
+        }
+    }
+}
+
+fn read<T: for<'de> Deserialize<'de>>(payload: &[u8]) -> Result<T, Ask> {
+    let answer: Answer = serde_json::from_slice(payload).map_err(|error| Ask::Away(unexpected(&error.to_string())))?;
+    match answer.error {
+        Some(refusal) => Err(Ask::Refused(refusal)),
+        None => serde_json::from_value(answer.rest).map_err(|error| Ask::Away(unexpected(&error.to_string()))),
+    }
+}
+
+fn refused(ask: Ask) -> Error {
+    match ask {
+        Ask::Refused(Refusal { err_code: 10_077, description }) => {
+            Error::new(503, "queue_full", "The work queue has no room just now.")
+                .retry_after(Duration::from_secs(5))
+                .with_source(description)
+        }
+        Ask::Refused(Refusal { err_code, description }) => {
+            Error::unavailable("The broker refuses that just now.").with_source(format!("{description} ({err_code})"))
+        }
+        Ask::Away(error) => error,
+    }
+}
+
+fn away(error: RequestError) -> Error {
+    Error::unavailable("The message broker does not answer just now.")
+        .retry_after(Duration::from_secs(1))
+        .with_source(error)
+}
+
+fn unexpected(what: &str) -> Error {
+    Error::unavailable("The message broker does not answer as expected.").with_source(what.to_owned())
+}
+
+/// A time as schedules have it.
+pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// Adds a header; one that cannot be sent is left out, since it must not keep its job.
+pub(super) fn append(headers: &mut HeaderMap, name: &str, value: &str) {
+    let line: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), line.parse::<HeaderValue>()) {
+        headers.append(name, value);
+    } else {
+        tracing::error!(header = name.escape_debug().to_string(), "A header of a job cannot be sent.");
+    }
+}
+
+/// The headers whose names are to be kept, with every value.
+pub(super) fn copied(headers: &HeaderMap, keep: impl Fn(&str) -> bool) -> HeaderMap {
+    let mut copy = HeaderMap::new();
+    for (name, values) in headers.iter().filter(|(name, _)| keep(name.as_ref())) {
+        for value in values {
+            copy.append(name.clone(), value.clone());
+        }
+    }
+    copy
+}

@@ -1,0 +1,535 @@
+//! Runs one queue in one process: takes what there is room for, the urgent first; runs it; and decides what becomes of it.
+//!
+//! Every decision is stored before the job is acknowledged, in this order: the next attempt or the dead letter, what is told of
+//! it, the acknowledgement. A crash in between repeats a run, and never loses one. A job that comes again is a new message with
+//! the number of its attempt in a header, so a pause holds no place in the queue, whatever its length.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Subject;
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use subjects::free::v1::RawJson;
+use subjects::job::{self, Lane, Place, header};
+use subjects::jobs::v1::Transition;
+use subjects::jobs::v1::dead_letter::Reason;
+use subjects::jobs::v1::job::State;
+use subjects::subject::Token;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
+
+use super::broker::{append, copied, rfc3339};
+use super::engine::{Engine, transition};
+use super::job::{Delivery, Job};
+use super::leases::Lease;
+use super::pull::Pull;
+use super::run::{Outcome, Run, Work};
+use crate::telemetry::{self, Kind};
+use crate::{Context, Error};
+
+/// Jobs taken from a lane at once, at most.
+const TAKEN_MAX: usize = 256;
+
+/// A run that is over sooner is noted in the history once.
+const TOLD_AFTER: Duration = Duration::from_millis(20);
+
+/// The pause before a kind that nobody serves is offered again: doubles from the first to the last.
+const WAIT_MIN: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The pause before the broker is asked again.
+const AWAY: Duration = Duration::from_millis(200);
+
+/// Tries to store a decision before the job is given back to the broker instead.
+const TRIES_MAX: u32 = 5;
+
+/// Characters of an error that are kept.
+const ERROR_CHARACTERS_MAX: usize = 2_000;
+
+/// How much of the time for stopping is kept for giving back what did not end.
+const GIVING_BACK: Duration = Duration::from_secs(2);
+
+/// Deliveries after which a job that others run is given up: the process that should have it run has died as often.
+const DELIVERIES_MAX: u64 = 100;
+
+/// A queue that runs.
+#[derive(Debug)]
+pub struct QueueHandle {
+    stop: CancellationToken,
+}
+
+impl QueueHandle {
+    /// Takes no more jobs; those that run go on.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+impl Drop for QueueHandle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Runner {
+    engine: Engine,
+    queue: String,
+    concurrency: usize,
+    work: Arc<dyn Work>,
+    stop: CancellationToken,
+    /// The time for stopping is over.
+    interrupt: CancellationToken,
+}
+
+/// A job that is held here.
+struct Held {
+    delivery: Delivery,
+    lease: Lease,
+}
+
+pub(super) fn start(engine: &Engine, queue: &str, concurrency: u32, work: Arc<dyn Work>) -> QueueHandle {
+    let stop = engine.life().stop_token().child_token();
+    let runner = Runner {
+        queue: queue.to_owned(),
+        concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX).max(1),
+        work,
+        stop: stop.clone(),
+        interrupt: CancellationToken::new(),
+        engine: engine.clone(),
+    };
+    // Waited for at the end, and free to end before it: a queue may be stopped by itself.
+    let _task = engine.life().spawn_once(async move { runner.run().await });
+    QueueHandle { stop }
+}
+
+impl Runner {
+    async fn run(self) {
+        let taken = self.concurrency.min(TAKEN_MAX);
+        let [(high, mut highs), (normal, mut normals), (low, mut lows)] = [(); 3].map(|()| mpsc::channel(taken));
+        let taking = async {
+            let lanes = [(Lane::High, high), (Lane::Normal, normal), (Lane::Low, low)];
+            futures::future::join_all(lanes.map(|(lane, sender)| self.take(lane, sender))).await;
+        };
+        let running = async {
+            let mut running = FuturesUnordered::new();
+            let mut closed = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(()) = running.next() => {}
+                    held = next(&mut highs, &mut normals, &mut lows), if running.len() < self.concurrency && !closed => {
+                        match held {
+                            Some(held) if self.stop.is_cancelled() => self.give_back(&held).await,
+                            Some(held) => running.push(self.handle(held)),
+                            // The last of those who take has stopped.
+                            None => closed = true,
+                        }
+                    }
+                    () = self.stop.cancelled(), if !self.interrupt.is_cancelled() && !closed => {
+                        // What was taken and has not begun goes back at once, whether there is room or not.
+                        while let Some(held) = next(&mut highs, &mut normals, &mut lows).await {
+                            self.give_back(&held).await;
+                        }
+                        closed = true;
+                    }
+                    else => break,
+                }
+            }
+        };
+        let interrupting = async {
+            self.stop.cancelled().await;
+            if self.engine.life().is_stopping() {
+                sleep(self.engine.drain().saturating_sub(GIVING_BACK)).await;
+                self.interrupt.cancel();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ((), ()) = async { tokio::join!(taking, running) } => {}
+            () = interrupting => {}
+        }
+    }
+
+    /// Takes jobs of one lane until it is stopped.
+    async fn take(&self, lane: Lane, sender: mpsc::Sender<Held>) {
+        let consumer = job::consumer(&self.queue, lane);
+        let mut pull = None;
+        while !self.stop.is_cancelled() {
+            // Room for one more at least; only this sends, so there can only come to be more.
+            let Some(Ok(_)) = self.stop.run_until_cancelled(sender.reserve()).await else { return };
+            let Some(open) = &mut pull else {
+                pull = Pull::open(self.engine.broker().client(), consumer.clone()).await;
+                if pull.is_none() {
+                    let _ = self.stop.run_until_cancelled(sleep(AWAY)).await;
+                }
+                continue;
+            };
+            let Some(taken) = open.batch(sender.capacity()).await else {
+                pull = None;
+                continue;
+            };
+            for delivery in taken {
+                let lease = self.engine.leases().hold(delivery.ack.clone());
+                if sender.send(Held { delivery, lease }).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn handle(&self, held: Held) {
+        let place = match held.delivery.place() {
+            Ok(place) => place,
+            // The filters admit such a name; a queue that a subject can name is this one.
+            Err(fault) => {
+                let kind = Token::parse("unnamed").expect("a word");
+                let queue = Token::parse(&self.queue).unwrap_or_else(|| kind.clone());
+                return self.bury_unread(&held, &Place { queue, kind, lane: Lane::Normal }, &fault).await;
+            }
+        };
+        let patience = self.work.patience(&place.kind.to_string());
+        match held.delivery.job(place.clone(), patience) {
+            Ok(job) => self.handle_job(held, job).await,
+            Err(fault) => self.bury_unread(&held, &place, &fault).await,
+        }
+    }
+
+    async fn handle_job(&self, held: Held, mut job: Job) {
+        let now = self.engine.now();
+        if job.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            let waited = job.waits > 0 && job.attempt == 1;
+            let (reason, error) = if waited {
+                (Reason::NoHandler, "Nobody served its kind before it expired.")
+            } else {
+                (Reason::Expired, "It was not begun before it expired.")
+            };
+            return self.bury(&held, &job, reason, error, None).await;
+        }
+        let came_back = held.delivery.delivered > 1;
+        let _alone = if came_back && self.work.is_in_process() {
+            let alone = self.engine.suspect().lock().await;
+            match self.note_begin(&job).await {
+                Ok(begun_in_vain) => job.attempt = job.attempt.saturating_add(begun_in_vain),
+                Err(error) => {
+                    tracing::warn!(?error, "The ledger cannot be written; a job waits for it.");
+                    return self.give_back(&held).await;
+                }
+            }
+            Some(alone)
+        } else {
+            None
+        };
+        let died = held.delivery.delivered > DELIVERIES_MAX;
+        if job.attempt > job.attempts_max || died {
+            let (reason, error) = if came_back {
+                (Reason::CrashLoop, "Its runs did not end: it may have taken their process down.")
+            } else {
+                (Reason::Exhausted, "It has had all its attempts.")
+            };
+            job.attempt = job.attempt.min(job.attempts_max);
+            return self.bury(&held, &job, reason, error, None).await;
+        }
+        if self.stop.is_cancelled() {
+            return self.give_back(&held).await;
+        }
+        let started_at = self.engine.now();
+        let outcome = self.attempt(&job, started_at).await;
+        self.decide(&held, job, outcome, started_at).await;
+    }
+
+    /// Runs one attempt within its time.
+    async fn attempt(&self, job: &Job, started_at: DateTime<Utc>) -> Outcome {
+        let begun = self.engine.begin(job);
+        let (clock, random) = (self.engine.clock(), self.engine.random());
+        let span = span(job);
+        let trace = telemetry::trace_of(&span).or_else(|| job.trace());
+        let cx = Context::for_service(self.engine.service(), clock, random, job.timeout);
+        let cx = Arc::new(match trace {
+            Some(trace) => cx.with_trace(trace),
+            None => cx,
+        });
+        let mut running = transition(job, State::Running, started_at);
+        running.started_at = Some(started_at.into());
+        self.engine.broker().show(&running).await;
+        let run = Run { job: job.clone(), cx, engine: self.engine.clone(), cancelled: begun.token.clone() };
+        let work = timeout(job.timeout, AssertUnwindSafe(self.work.run(&run)).catch_unwind()).instrument(span);
+        let mut work = std::pin::pin!(work);
+        let mut told = std::pin::pin!(sleep_until(Instant::now() + TOLD_AFTER));
+        let mut is_told = false;
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut work => return match outcome {
+                    Ok(Ok(outcome)) => outcome,
+                    Ok(Err(_)) => Outcome::Failed("the worker panicked".to_owned()),
+                    Err(_) => Outcome::Failed(format!("it took longer than {} ms", job.timeout.as_millis())),
+                },
+                () = begun.token.cancelled() => return Outcome::Cancelled,
+                () = self.interrupt.cancelled() => return Outcome::Interrupted,
+                () = &mut told, if !is_told => {
+                    is_told = true;
+                    self.engine.note(Transition { args: arguments(job), ..running.clone() }).await;
+                }
+            }
+        }
+    }
+
+    /// What becomes of a job whose attempt ended so.
+    async fn decide(&self, held: &Held, job: Job, outcome: Outcome, started_at: DateTime<Utc>) {
+        let last = job.attempt >= job.attempts_max;
+        if outcome.state() == State::Failed {
+            let mut failed = transition(&job, State::Failed, self.engine.now());
+            failed.error = failure(&outcome);
+            self.engine.tell(failed).await;
+        }
+        let started = Some(started_at);
+        match outcome {
+            Outcome::Done(result) => {
+                self.engine.count(&self.queue, "succeeded");
+                let mut done = transition(&job, State::Succeeded, self.engine.now());
+                done.started_at = started.map(Into::into);
+                done.args = arguments(&job);
+                done.result = (!result.is_empty()).then_some(RawJson { text: result });
+                self.engine.settle(done, held.lease, held.delivery.ack.clone()).await;
+            }
+            Outcome::Cancelled => {
+                self.engine.count(&self.queue, "cancelled");
+                let mut cancelled = transition(&job, State::Cancelled, self.engine.now());
+                cancelled.started_at = started.map(Into::into);
+                cancelled.args = arguments(&job);
+                self.engine.settle(cancelled, held.lease, held.delivery.ack.clone()).await;
+            }
+            Outcome::Permanent(error) => self.bury(held, &job, Reason::Permanent, &error, started).await,
+            Outcome::Undecodable(error) => self.bury(held, &job, Reason::Undecodable, &error, started).await,
+            Outcome::Lost(error) if last => self.bury(held, &job, Reason::CrashLoop, &error, started).await,
+            Outcome::Failed(error) | Outcome::RetryAfter(_, error) if last => {
+                self.bury(held, &job, Reason::Exhausted, &error, started).await;
+            }
+            Outcome::Failed(error) | Outcome::Lost(error) => {
+                let pause = job.backoff(self.engine.random().fraction());
+                self.try_again(held, &job, pause, &error, started).await;
+            }
+            Outcome::RetryAfter(pause, error) => self.try_again(held, &job, pause, &error, started).await,
+            Outcome::Snooze(pause) => self.wait(held, job, pause, State::Waiting).await,
+            Outcome::NoHandler => {
+                let pause = WAIT_MIN.saturating_mul(2_u32.saturating_pow(job.waits.min(8))).min(WAIT_MAX);
+                self.engine.count(&self.queue, "no_handler");
+                let jitter = 0.5 + self.engine.random().fraction() / 2.0;
+                self.wait(held, job, pause.mul_f64(jitter), State::Waiting).await;
+            }
+            Outcome::Interrupted => self.wait(held, job, Duration::ZERO, State::Pending).await,
+        }
+    }
+
+    async fn try_again(&self, held: &Held, job: &Job, pause: Duration, error: &str, started: Option<DateTime<Utc>>) {
+        self.engine.count(&self.queue, "failed");
+        let run_at = self.after(pause);
+        let (attempt, waits) = (job.attempt + 1, job.waits);
+        if !self.put_off(job, attempt, waits, run_at).await {
+            return self.give_back(held).await;
+        }
+        let mut told = transition(job, State::RetryScheduled, self.engine.now());
+        told.run_at = Some(run_at.into());
+        told.started_at = started.map(Into::into);
+        told.args = arguments(job);
+        told.error = shortened(error);
+        self.engine.settle(told, held.lease, held.delivery.ack.clone()).await;
+    }
+
+    /// Puts a job off without spending its attempt.
+    async fn wait(&self, held: &Held, mut job: Job, pause: Duration, state: State) {
+        let run_at = self.after(pause);
+        let args = arguments(&job);
+        job.waits = job.waits.saturating_add(1);
+        if !self.put_off(&job, job.attempt, job.waits, run_at).await {
+            return self.give_back(held).await;
+        }
+        let mut told = transition(&job, state, self.engine.now());
+        told.run_at = Some(run_at.into());
+        told.args = args;
+        self.engine.settle(told, held.lease, held.delivery.ack.clone()).await;
+    }
+
+    fn after(&self, pause: Duration) -> DateTime<Utc> {
+        self.engine.now() + TimeDelta::from_std(pause).unwrap_or(TimeDelta::days(1))
+    }
+
+    async fn put_off(&self, job: &Job, attempt: u32, waits: u32, run_at: DateTime<Utc>) -> bool {
+        let own = [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT];
+        let mut headers = copied(&job.headers, |name| !own.contains(&name));
+        for (name, number) in [(header::ATTEMPT, attempt), (header::ROUND, job.round), (header::WAITS, waits)] {
+            append(&mut headers, name, &number.to_string());
+        }
+        append(&mut headers, header::CREATED_AT, &rfc3339(job.created_at));
+        let schedule = job.place.retry_schedule(self.engine.service(), &job.id);
+        // What a crashed run decided before is decided once.
+        let id = format!("{}#{}.{attempt}.{waits}", job.place.message_id(&job.id), job.round);
+        self.insist("A job cannot be put off", || {
+            let (schedule, headers, body) = (schedule.clone(), headers.clone(), job.arguments.clone());
+            self.engine.broker().put_off(schedule, &job.place, &job.id, run_at, &id, headers, body)
+        })
+        .await
+    }
+
+    async fn bury_unread(&self, held: &Held, place: &Place, fault: &str) {
+        let delivery = &held.delivery;
+        let now = self.engine.now();
+        let job = Job {
+            id: delivery.place_id(),
+            place: place.clone(),
+            arguments: delivery.body.clone(),
+            attempt: 0,
+            attempts_max: 0,
+            timeout: Duration::ZERO,
+            created_at: delivery.published,
+            expires_at: None,
+            round: 0,
+            waits: 0,
+            backoff_base: Duration::ZERO,
+            backoff_max: Duration::ZERO,
+            headers: delivery.own_headers(),
+        };
+        tracing::warn!(queue = self.queue, id = %job.id, fault, at = %now, "A job cannot be read.");
+        self.bury(held, &job, Reason::Undecodable, fault, None).await;
+    }
+
+    /// Gives a job up: its letter is stored first, body and headers as they were.
+    async fn bury(&self, held: &Held, job: &Job, reason: Reason, error: &str, started: Option<DateTime<Utc>>) {
+        let (error, now) = (shortened(error), self.engine.now());
+        let mut headers = copied(&held.delivery.own_headers(), |name| !is_told_by_letter(name));
+        let subject = held.delivery.subject.as_str();
+        for (name, value) in [
+            (header::DEAD_ID, job.id.to_string()),
+            (header::REASON, reason.as_str_name().to_owned()),
+            (header::ERROR, error.clone()),
+            (header::ATTEMPTS, job.attempt.to_string()),
+            (header::ATTEMPTS_ALLOWED, job.attempts_max.to_string()),
+            (header::FAILED_AT, rfc3339(now)),
+            (header::ORIGINAL_SUBJECT, subject.to_owned()),
+            (header::DEAD_ROUND, job.round.to_string()),
+            (header::CREATED_AT, rfc3339(job.created_at)),
+            (header::MESSAGE_ID, format!("{}#{}", job.place.message_id(&job.id), job.round)),
+        ] {
+            append(&mut headers, name, &value);
+        }
+        let letter = job.place.dead_letter_subject();
+        let stored = self
+            .insist("A dead letter cannot be stored", || {
+                self.engine.broker().store(letter.clone(), headers.clone(), held.delivery.body.clone())
+            })
+            .await;
+        if !stored {
+            return self.give_back(held).await;
+        }
+        self.engine.count_dead(&self.queue, reason.as_str_name());
+        let (queue, id, attempt, reason) = (&self.queue, &job.id, job.attempt, reason.as_str_name());
+        tracing::error!(queue, %id, attempt, reason, error, "A job is a dead letter now.");
+        let mut told = transition(job, State::DeadLetter, now);
+        told.started_at = started.map(Into::into);
+        told.args = arguments(job);
+        told.error = error;
+        self.engine.settle(told, held.lease, held.delivery.ack.clone()).await;
+    }
+
+    /// Does what has to be stored, again while the broker is away. False where it cannot be.
+    async fn insist<T, F>(&self, what: &str, step: impl Fn() -> F) -> bool
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        for attempt in 1..=TRIES_MAX {
+            match step().await {
+                Ok(_) => return true,
+                Err(error) => tracing::warn!(queue = self.queue, attempt, ?error, what, "It is tried again."),
+            }
+            sleep(AWAY * attempt).await;
+        }
+        false
+    }
+
+    /// Lets somebody else have it.
+    async fn give_back(&self, held: &Held) {
+        self.engine.leases().end(held.lease);
+        let ack: Subject = held.delivery.ack.clone();
+        let _ = self.engine.broker().client().publish(ack, Bytes::from_static(b"-NAK")).await;
+    }
+
+    /// Notes that a job which came back begins again, alone, and says how often it did so in vain.
+    async fn note_begin(&self, job: &Job) -> Result<u32, Error> {
+        let Some(database) = self.engine.database() else { return Ok(0) };
+        let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+        let begun: i32 = sqlx::query_scalar(
+            "INSERT INTO job_ledger (queue, kind, job_id, round, attempt, begun) VALUES ($1, $2, $3, $4, $5, 1) \
+             ON CONFLICT (queue, kind, job_id, round, attempt) \
+             DO UPDATE SET begun = job_ledger.begun + 1, begun_at = clock_timestamp() RETURNING begun",
+        )
+        .bind(job.place.queue.to_string())
+        .bind(job.place.kind.to_string())
+        .bind(job.id.to_string())
+        .bind(number(job.round))
+        .bind(number(job.attempt))
+        .fetch_one(database.pool())
+        .await?;
+        // The first run, among others, was one too.
+        Ok(u32::try_from(begun).unwrap_or(1))
+    }
+}
+
+/// The next job, the urgent first. `None` when all lanes have ended and are empty.
+async fn next(
+    highs: &mut mpsc::Receiver<Held>,
+    normals: &mut mpsc::Receiver<Held>,
+    lows: &mut mpsc::Receiver<Held>,
+) -> Option<Held> {
+    tokio::select! {
+        biased;
+        Some(held) = highs.recv() => Some(held),
+        Some(held) = normals.recv() => Some(held),
+        Some(held) = lows.recv() => Some(held),
+        else => None,
+    }
+}
+
+/// Headers that a letter has anew, and those of no meaning for what is put back.
+fn is_told_by_letter(name: &str) -> bool {
+    name.starts_with(header::DEAD_PREFIX)
+        || [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT].contains(&name)
+}
+
+fn arguments(job: &Job) -> Option<RawJson> {
+    let text = std::str::from_utf8(&job.arguments).ok().filter(|text| !text.trim().is_empty())?;
+    // What is no JSON is in the dead letter.
+    subjects::json::check_any(text.as_bytes()).ok().map(|()| RawJson { text: text.to_owned() })
+}
+
+fn failure(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Failed(error)
+        | Outcome::RetryAfter(_, error)
+        | Outcome::Permanent(error)
+        | Outcome::Undecodable(error)
+        | Outcome::Lost(error) => shortened(error),
+        _ => String::new(),
+    }
+}
+
+fn shortened(error: &str) -> String {
+    error.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_CHARACTERS_MAX).collect()
+}
+
+/// In the trace of who submitted the job.
+fn span(job: &Job) -> Span {
+    match job.trace().filter(|trace| trace.sampled && telemetry::is_exporting()) {
+        Some(trace) => {
+            let name = format!("job.{}.{}.run", job.place.queue, job.place.kind);
+            telemetry::span(Kind::Consumer, &name, Some(trace))
+        }
+        None => Span::none(),
+    }
+}

@@ -1,0 +1,9 @@
+//! What jobs and queues are, without any input or output.
+
+mod job;
+mod queue;
+mod submission;
+
+pub use job::{DeadLetter, Job, JobError, Reason, State, rank};
+pub use queue::QueueSettings;
+pub use submission::{Accepted, accept, check_queue};

@@ -1,0 +1,70 @@
+//! How a queue is run.
+
+use kernel::FieldError;
+use subjects::job;
+
+/// Jobs of a queue that run at once at most.
+const CONCURRENCY_MAX: u32 = 10_000;
+
+/// What can be said of a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueSettings {
+    /// Jobs that are out at once, over all instances, in each lane.
+    pub concurrency: u32,
+    /// The first pause before another attempt.
+    pub backoff_base_ms: u32,
+    /// The longest pause.
+    pub backoff_max_ms: u32,
+    /// How often a job is tried that does not say it.
+    pub max_attempts: u32,
+    /// How long an attempt may take.
+    pub timeout_ms: u32,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self { concurrency: 50, backoff_base_ms: 1_000, backoff_max_ms: 300_000, max_attempts: 10, timeout_ms: 60_000 }
+    }
+}
+
+impl QueueSettings {
+    /// Takes what is given, and the default for what is 0; or says what is out of range.
+    pub fn parse(given: &Self) -> Result<Self, Vec<FieldError>> {
+        let default = Self::default();
+        let mut faults = Vec::new();
+        let mut value = |pointer: &str, given: u32, default: u32, max: u32| match given {
+            0 => default,
+            given if given <= max => given,
+            _ => {
+                faults.push(FieldError::new(pointer, "out_of_range", format!("must be 1 to {max}")));
+                default
+            }
+        };
+        let day = job::DURATION_MS_MAX;
+        let settings = Self {
+            concurrency: value("/concurrency", given.concurrency, default.concurrency, CONCURRENCY_MAX),
+            backoff_base_ms: value("/backoffBaseMs", given.backoff_base_ms, default.backoff_base_ms, day),
+            backoff_max_ms: value("/backoffMaxMs", given.backoff_max_ms, default.backoff_max_ms, day),
+            max_attempts: value("/maxAttempts", given.max_attempts, default.max_attempts, job::ATTEMPTS_MAX),
+            timeout_ms: value("/timeoutMs", given.timeout_ms, default.timeout_ms, day),
+        };
+        if faults.is_empty() { Ok(settings) } else { Err(faults) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_gets_its_default_and_what_is_out_of_range_is_named() {
+        let none =
+            QueueSettings { concurrency: 0, backoff_base_ms: 0, backoff_max_ms: 0, max_attempts: 0, timeout_ms: 0 };
+        assert_eq!(QueueSettings::parse(&none).unwrap(), QueueSettings::default());
+
+        let wrong = QueueSettings { concurrency: 10_001, max_attempts: 1_001, ..QueueSettings::default() };
+        let pointers: Vec<_> =
+            QueueSettings::parse(&wrong).unwrap_err().into_iter().map(|fault| fault.pointer).collect();
+        assert_eq!(pointers, ["/concurrency", "/maxAttempts"]);
+    }
+}

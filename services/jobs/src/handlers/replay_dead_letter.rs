@@ -1,0 +1,62 @@
+//! A dead letter goes back into its queue as it was, from its first attempt on.
+
+use chrono::{DateTime, Utc};
+use kernel::jobs::Submission;
+use kernel::{Context, Result, Transaction};
+use serde_json::json;
+use subjects::job::{Lane, Place};
+use subjects::jobs::v1::{Job as WireJob, ReplayDeadLetterRequest};
+use subjects::subject::Token;
+
+use super::wire::{find_letter, job_to_wire, record};
+use crate::Jobs;
+use crate::domain::{DeadLetter, Job};
+use crate::error::JobsError;
+use crate::storage::{self, NewJob};
+
+pub(crate) async fn replay_dead_letter(jobs: &Jobs, cx: &Context, request: ReplayDeadLetterRequest) -> Result<WireJob> {
+    let mut tx = jobs.database.begin(cx).await?;
+    let letter = find_letter(&mut tx, &request.job_id, request.queue, request.kind).await?;
+    let job = put_back_letter(jobs, &mut tx, &letter, cx.now(), cx.now()).await?;
+    let details = json!({ "queue": letter.queue, "kind": letter.kind, "reason": letter.reason.as_str() });
+    record(&mut tx, "jobs.dead_letter.replayed", "job", &letter.id, details).await?;
+    let errors = storage::list_errors(&mut tx, &job).await?;
+    tx.commit().await?;
+    Ok(job_to_wire(job, errors))
+}
+
+/// Through a schedule, since the broker would swallow a second message with the job's own id for two minutes. Repeated after an
+/// unknown outcome it is the same schedule, as the round is the same.
+pub(super) async fn put_back_letter(
+    jobs: &Jobs,
+    tx: &mut Transaction,
+    letter: &DeadLetter,
+    now: DateTime<Utc>,
+    run_at: DateTime<Utc>,
+) -> Result<Job> {
+    let token =
+        |text: &str| Token::parse(text).ok_or(JobsError::NotRetryable("without a name that a subject can have"));
+    let place = Place { queue: token(&letter.queue)?, kind: token(&letter.kind)?, lane: Lane::Normal };
+    let submission = Submission {
+        place,
+        id: token(&letter.id)?,
+        arguments: letter.body.clone(),
+        run_at: None,
+        headers: letter.headers.clone(),
+    };
+    let round = letter.round + 1;
+    let args = std::str::from_utf8(&letter.body).ok().filter(|text| subjects::json::check_any(text.as_bytes()).is_ok());
+    let row = NewJob {
+        queue: letter.queue.clone(),
+        kind: letter.kind.clone(),
+        id: letter.id.clone(),
+        args: args.filter(|text| !text.trim().is_empty()).unwrap_or("null").to_owned(),
+        max_attempts: letter.max_attempts,
+        run_at: (run_at > now).then_some(run_at),
+    };
+    storage::mark_replayed(tx, letter, now).await?;
+    let job = storage::put_back(tx, &row, round, letter.created_at).await?;
+    jobs.engine.broker().put_back(&submission, round, letter.created_at, run_at).await?;
+    jobs.queues.notify_one();
+    Ok(job)
+}

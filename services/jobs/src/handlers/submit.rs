@@ -1,0 +1,140 @@
+//! Jobs are checked whole, noted in the history, and stored in the work queue, before the caller hears of it.
+//!
+//! The history is written first and committed last, so that what was noted there and not stored in the queue is noted nowhere.
+//! A caller that hears of neither repeats the call with its key: for two minutes the broker knows the id, and the history for as
+//! long as it is kept.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
+use kernel::jobs::Submission;
+use kernel::{Context, FieldError, Result};
+use serde_json::json;
+use subjects::job;
+use subjects::jobs::v1::job::State;
+use subjects::jobs::v1::{SubmitBatchReply, SubmitBatchRequest, SubmitReply, SubmitRequest, Transition};
+
+use super::wire::record;
+use crate::Jobs;
+use crate::domain::{Accepted, accept};
+use crate::error::JobsError;
+use crate::storage::{self, NewJob};
+
+/// Jobs of one call.
+const BATCH_MAX: usize = 1_000;
+
+pub(crate) async fn submit(jobs: &Jobs, cx: &Context, request: SubmitRequest) -> Result<SubmitReply> {
+    let accepted = accept(with_key(cx, request), &cx.new_id().to_string(), cx.now()).map_err(JobsError::Invalid)?;
+    let mut replies = take(jobs, cx, vec![accepted], "jobs.job.submitted").await?;
+    Ok(replies.pop().expect("one for each job"))
+}
+
+pub(crate) async fn submit_batch(jobs: &Jobs, cx: &Context, request: SubmitBatchRequest) -> Result<SubmitBatchReply> {
+    if request.jobs.is_empty() || request.jobs.len() > BATCH_MAX {
+        let fault = FieldError::new("/jobs", "out_of_range", format!("must be 1 to {BATCH_MAX} jobs"));
+        return Err(JobsError::Invalid(vec![fault]).into());
+    }
+    let (mut accepted, mut faults) = (Vec::with_capacity(request.jobs.len()), Vec::new());
+    for (place, job) in request.jobs.into_iter().enumerate() {
+        match accept(job, &cx.new_id().to_string(), cx.now()) {
+            Ok(job) => accepted.push(job),
+            Err(wrong) => faults.extend(
+                wrong
+                    .into_iter()
+                    .map(|fault| FieldError { pointer: format!("/jobs/{place}{}", fault.pointer), ..fault }),
+            ),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(JobsError::Invalid(faults).into());
+    }
+    Ok(SubmitBatchReply { results: take(jobs, cx, accepted, "jobs.jobs.submitted").await? })
+}
+
+/// The key of the request's header, where its body has none.
+fn with_key(cx: &Context, mut request: SubmitRequest) -> SubmitRequest {
+    if let Some(key) = cx.idempotency_key().filter(|_| request.idempotency_key.is_empty()) {
+        key.clone_into(&mut request.idempotency_key);
+    }
+    request
+}
+
+async fn take(jobs: &Jobs, cx: &Context, accepted: Vec<Accepted>, action: &str) -> Result<Vec<SubmitReply>> {
+    let broker = jobs.engine.broker();
+    if accepted.iter().any(|job| job.submission.run_at.is_some())
+        && broker.schedules().await? + accepted.len() as u64 > jobs.settings.schedules_max.into()
+    {
+        return Err(JobsError::TooManySchedules.into());
+    }
+    let new: Vec<NewJob> = accepted.iter().map(to_row).collect();
+
+    let mut tx = jobs.database.begin(cx).await?;
+    let fresh: BTreeSet<usize> = storage::insert_jobs(&mut tx, &new, cx.now()).await?.into_iter().collect();
+    let target = if new.len() == 1 { new[0].id.clone() } else { String::new() };
+    let queues: BTreeSet<&str> = new.iter().map(|job| job.queue.as_str()).collect();
+    let details = json!({ "jobs": fresh.len(), "duplicates": new.len() - fresh.len(), "queues": queues });
+    record(&mut tx, action, "job", &target, details).await?;
+
+    let submissions: Vec<(usize, Submission)> =
+        fresh.iter().map(|&place| (place, traced(cx, &accepted[place].submission))).collect();
+    let stored = submissions.iter().map(async |(place, submission)| {
+        let stored = broker.submit(submission, cx.now()).await?;
+        Ok::<_, kernel::Error>((*place, submission.run_at.is_none(), stored))
+    });
+    let stored = try_join_all(stored).await?;
+    let at_once: Vec<(&NewJob, u64)> = stored
+        .iter()
+        .filter(|(_, at_once, stored)| *at_once && !stored.duplicate)
+        .map(|(place, _, stored)| (&new[*place], stored.sequence))
+        .collect();
+    storage::note_sequences(&mut tx, &at_once).await?;
+    tx.commit().await?;
+
+    for &place in &fresh {
+        broker.show(&pending(&new[place], cx.now())).await;
+    }
+    if queues.iter().any(|queue| job::runner_of(queue).is_none()) {
+        jobs.queues.notify_one();
+    }
+    let known: BTreeSet<usize> =
+        stored.iter().filter(|(_, _, stored)| stored.duplicate).map(|(place, _, _)| *place).collect();
+    let reply = |(place, job): (usize, NewJob)| SubmitReply {
+        job_id: job.id,
+        duplicate: !fresh.contains(&place) || known.contains(&place),
+    };
+    Ok(new.into_iter().enumerate().map(reply).collect())
+}
+
+fn to_row(accepted: &Accepted) -> NewJob {
+    let submission = &accepted.submission;
+    NewJob {
+        queue: submission.place.queue.to_string(),
+        kind: submission.place.kind.to_string(),
+        id: submission.id.to_string(),
+        args: String::from_utf8_lossy(&submission.arguments).into_owned(),
+        max_attempts: accepted.max_attempts,
+        run_at: submission.run_at,
+    }
+}
+
+fn pending(job: &NewJob, now: DateTime<Utc>) -> Transition {
+    Transition {
+        job_id: job.id.clone(),
+        queue: job.queue.clone(),
+        kind: job.kind.clone(),
+        state: State::Pending.into(),
+        at: Some(now.into()),
+        max_attempts: job.max_attempts,
+        created_at: Some(now.into()),
+        run_at: job.run_at.map(Into::into),
+        ..Transition::default()
+    }
+}
+
+/// The job runs in the trace of who submitted it.
+fn traced(cx: &Context, submission: &Submission) -> Submission {
+    let mut submission = submission.clone();
+    submission.headers.push(("traceparent".to_owned(), cx.trace().to_traceparent()));
+    submission
+}

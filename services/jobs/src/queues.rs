@@ -1,0 +1,66 @@
+//! Keeps a runner for every queue that no service has declared as its own: a queue is made by its first job. The same look at
+//! the work queue and the settings gives the same runners, whatever happened in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kernel::jobs::{Patience, QueueHandle};
+use kernel::{Lifecycle, Result};
+use subjects::job;
+use subjects::subject::Token;
+
+use crate::domain::QueueSettings;
+use crate::{Jobs, storage};
+
+/// Runners by queue, with what they were started with.
+type Runners = BTreeMap<String, (QueueSettings, QueueHandle)>;
+
+pub(crate) async fn keep(jobs: &Jobs, life: &Lifecycle) {
+    let mut runners = Runners::new();
+    let stop = life.stop_token();
+    while !stop.is_cancelled() {
+        if let Err(error) = reconcile(jobs, &mut runners).await {
+            tracing::warn!(?error, "Queues cannot be looked at just now.");
+        }
+        let pause = async {
+            tokio::select! {
+                () = tokio::time::sleep(jobs.settings.queue_interval()) => {}
+                () = jobs.queues.notified() => {}
+            }
+        };
+        let _ = stop.run_until_cancelled(pause).await;
+    }
+}
+
+async fn reconcile(jobs: &Jobs, runners: &mut Runners) -> Result<()> {
+    let broker = jobs.engine.broker();
+    let mut seen = BTreeSet::new();
+    for subject in broker.subjects().await?.into_keys() {
+        match subject.split('.').nth(1).and_then(Token::parse) {
+            // A kind that is none is for the queue's runner to give up.
+            Some(queue) => _ = seen.insert(queue.to_string()),
+            // No consumer can have such a name.
+            None => broker.bury_unnamed(&subject, jobs.clock.now()).await?,
+        }
+    }
+    let mut connection = jobs.database.pool().acquire().await?;
+    let new: Vec<String> =
+        seen.into_iter().filter(|queue| !runners.contains_key(queue) && job::runner_of(queue).is_none()).collect();
+    storage::make_queues(&mut connection, &new, &QueueSettings::default(), jobs.clock.now()).await?;
+    for (queue, settings) in storage::list_queues(&mut connection).await? {
+        if runners.get(&queue).is_some_and(|(known, _)| *known == settings) {
+            continue;
+        }
+        broker.declare(&queue, settings.concurrency).await?;
+        let work = jobs.workers.queue(Patience {
+            attempts_max: settings.max_attempts,
+            timeout_ms: settings.timeout_ms,
+            backoff_base_ms: settings.backoff_base_ms,
+            backoff_max_ms: settings.backoff_max_ms,
+        });
+        let runner = jobs.engine.run_queue(&queue, settings.concurrency, Arc::new(work));
+        tracing::info!(queue, concurrency = settings.concurrency, "A queue runs.");
+        runners.insert(queue, (settings, runner));
+    }
+    Ok(())
+}

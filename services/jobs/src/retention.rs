@@ -1,0 +1,43 @@
+//! Forgets what is old, and sees to it that what was to be cancelled is.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use kernel::{Context, Lifecycle, Result};
+
+use crate::{Jobs, handlers, storage};
+
+/// How often.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Rows deleted at once.
+const ROWS_MAX: i64 = 5_000;
+
+/// How long a step may take.
+const STEP_MAX: Duration = Duration::from_secs(10);
+
+/// How long after its time a job that was to be cancelled counts as gone.
+const GONE_AFTER: TimeDelta = TimeDelta::minutes(1);
+
+pub(crate) async fn keep(jobs: &Jobs, life: &Lifecycle) {
+    let stop = life.stop_token();
+    while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+        if let Err(error) = step(jobs).await {
+            tracing::debug!(?error, "What is old cannot be forgotten just now.");
+        }
+    }
+}
+
+async fn step(jobs: &Jobs) -> Result<()> {
+    let now = jobs.clock.now();
+    let mut connection = jobs.database.pool().acquire().await?;
+    storage::delete_ended(&mut connection, now - jobs.settings.history_retention(), ROWS_MAX).await?;
+    storage::delete_letters_before(&mut connection, now - jobs.settings.dead_letter_retention(), ROWS_MAX).await?;
+    drop(connection);
+    let cx = Context::for_service("jobs", &jobs.clock, &jobs.random, STEP_MAX);
+    let mut tx = jobs.database.begin(&cx).await?;
+    for job in storage::list_to_cancel(&mut tx).await? {
+        handlers::enforce_cancellation(jobs, &mut tx, job, now - GONE_AFTER).await?;
+    }
+    tx.commit().await.map(|_| ())
+}

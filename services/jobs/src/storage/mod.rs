@@ -1,0 +1,27 @@
+//! The tables of this service.
+
+mod jobs;
+mod letters;
+mod queues;
+
+pub(crate) use jobs::{
+    JobFilter, NewJob, Told, apply, delete_ended, find_jobs, insert_errors, insert_jobs, list_errors, list_jobs,
+    list_kinds, list_to_cancel, note_sequences, put_back, request_cancellation, set_cancelled,
+};
+pub(crate) use letters::{
+    LetterFilter, count_letters, delete_letters, delete_letters_before, find_letters, insert_letter, list_letters,
+    list_oldest_letters, mark_replayed,
+};
+pub(crate) use queues::{find_queue, list_queues, make_queues, put_queue};
+
+fn unexpected(column: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("{column} holds what this service never wrote").into())
+}
+
+fn number(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+fn unsigned(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or_default()
+}

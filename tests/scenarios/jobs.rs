@@ -1,0 +1,286 @@
+//! Jobs from submission to their end: by producers and workers in any language, by people over HTTP.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use platform_tests::{Platform, Setup, broker::Broker, http::Http, jobs, jobs::Watch, wait};
+use serde_json::{Value, json};
+
+/// Serves kinds of a queue in the background: `answer` says with which headers and body.
+fn serve(
+    worker: &Broker,
+    mut work: async_nats::Subscriber,
+    answer: impl Fn(&Value) -> (Vec<(&'static str, &'static str)>, String) + Send + 'static,
+) -> tokio::task::JoinHandle<()> {
+    let worker = worker.clone();
+    #[expect(clippy::disallowed_methods, reason = "a worker of the test's own")]
+    tokio::spawn(async move {
+        while let Some(message) = work.next().await {
+            let arguments = serde_json::from_slice(&message.payload).expect("JSON");
+            let (headers, body) = answer(&arguments);
+            jobs::answer(&worker, &message, &headers, &body).await;
+        }
+    })
+}
+
+async fn worker(platform: &Platform, subject: &str) -> (Broker, async_nats::Subscriber) {
+    let worker = platform.user("worker").connect().await;
+    let work = worker.client.queue_subscribe(subject.to_owned(), "workers".into()).await.unwrap();
+    worker.client.flush().await.unwrap();
+    (worker, work)
+}
+
+async fn next(work: &mut async_nats::Subscriber) -> async_nats::Message {
+    tokio::time::timeout(wait::WAIT_MAX, work.next()).await.expect("work comes").expect("connected")
+}
+
+async fn queue(admin: &Http, name: &str) -> Value {
+    let queues = admin.get("/api/v1/queues").await.json(200);
+    queues["items"].as_array().unwrap().iter().find(|queue| queue["name"] == name).cloned().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_job_published_by_anybody_is_done_by_a_worker_in_any_language() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let producer = platform.user("producer").connect().await;
+    let (worker, mut work) = worker(&platform, "work.shop.>").await;
+
+    let headers = [("Nats-Msg-Id", "shop.order:a-1"), ("Job-Max-Attempts", "3"), ("Shop", "7")];
+    let stored = jobs::publish(&producer, "jobs.shop.order", &headers, r#"{"price":1.50}"#).await.unwrap();
+    let again = jobs::publish(&producer, "jobs.shop.order", &headers, r#"{"price":1.50}"#).await.unwrap();
+
+    assert_eq!((&stored["stream"], &again["duplicate"]), (&json!("JOBS"), &json!(true)));
+    let request = next(&mut work).await;
+    assert_eq!((request.subject.as_str(), request.payload.as_ref()), ("work.shop.order", &br#"{"price":1.50}"#[..]));
+    let header = |name: &str| request.headers.as_ref().unwrap().get(name).unwrap().to_string();
+    assert_eq!(
+        (header("Job-Id"), header("Job-Attempt"), header("Job-Timeout-Ms")),
+        ("a-1".into(), "1".into(), "60000".into())
+    );
+    jobs::answer(&worker, &request, &[("Job-Status", "running"), ("Job-Progress", r#"{"percent":50}"#)], "").await;
+    let job = wait::until("the job's progress", async || {
+        let job = admin.get("/api/v1/jobs/a-1").await;
+        (job.status == 200).then(|| job.json(200)).filter(|job| job["progress"]["percent"] == 50)
+    })
+    .await;
+    assert_eq!(job["state"], "RUNNING");
+    jobs::answer(&worker, &request, &[], r#"{"paid":true}"#).await;
+    let job = jobs::job_in(&admin, "a-1", "SUCCEEDED").await;
+    assert_eq!(
+        (&job["result"], &job["attempt"], &job["maxAttempts"]),
+        (&json!({ "paid": true }), &json!(1), &json!(3))
+    );
+    assert_eq!(job["queue"], "shop");
+
+    let listed = admin.get("/api/v1/jobs?queue=shop&kind=order&state=SUCCEEDED").await.json(200);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    let kinds = admin.get("/api/v1/job-kinds").await.json(200);
+    assert!(kinds["items"].as_array().unwrap().iter().any(|kind| kind["queue"] == "shop" && kind["kind"] == "order"));
+    assert_eq!(queue(&admin, "shop").await["pending"], 0);
+}
+
+#[tokio::test]
+async fn a_worker_says_how_it_failed() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let (broker, work) = worker(&platform, "work.calls.*").await;
+    let _serving = serve(&broker, work, |arguments| {
+        let failed = ("Nats-Service-Error-Code", "500");
+        match arguments["how"].as_str().unwrap() {
+            "permanent" => {
+                (vec![failed, ("Nats-Service-Error", "no such number"), ("Job-Permanent", "true")], String::new())
+            }
+            "later" => (vec![failed, ("Nats-Service-Error", "busy"), ("Job-Retry-After-Ms", "60000")], String::new()),
+            _ => (vec![], "no JSON".to_owned()),
+        }
+    });
+    let submit = |how: &'static str| json!({ "queue": "calls", "kind": "dial", "args": { "how": how }, "maxAttempts": 2, "backoffBaseMs": 50 });
+
+    let permanent = jobs::submit(&admin, &submit("permanent")).await;
+    let later = jobs::submit(&admin, &submit("later")).await;
+    let nonsense = jobs::submit(&admin, &submit("nonsense")).await;
+
+    let job = jobs::job_in(&admin, &permanent, "DEAD_LETTER").await;
+    assert_eq!((&job["attempt"], &job["errors"][0]["message"]), (&json!(1), &json!("no such number")));
+    let letter = wait::until("the letter", async || {
+        let letter = admin.get(&format!("/api/v1/dead-letters/{permanent}")).await;
+        (letter.status == 200).then(|| letter.json(200))
+    })
+    .await;
+    assert_eq!(letter["reason"], "PERMANENT");
+    let job = jobs::job_in(&admin, &later, "RETRY_SCHEDULED").await;
+    assert_eq!(job["errors"][0]["message"], "busy");
+    // Run by hand it does not wait for its minute.
+    admin.post(&format!("/api/v1/jobs/{later}/retry"), &json!({})).await.json(200);
+    let job = jobs::job_in(&admin, &later, "DEAD_LETTER").await;
+    assert_eq!(job["attempt"], 2);
+    let job = jobs::job_in(&admin, &nonsense, "DEAD_LETTER").await;
+    assert_eq!(job["errors"][0]["message"], "the worker's answer is no JSON");
+}
+
+#[tokio::test]
+async fn a_kind_that_nobody_serves_waits_until_somebody_does_and_spends_no_attempt() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+
+    let id = jobs::submit(&admin, &json!({ "queue": "future", "kind": "task", "maxAttempts": 1 })).await;
+    let job = jobs::job_in(&admin, &id, "WAITING").await;
+    assert_eq!((&job["attempt"], &job["errors"]), (&json!(1), &json!([])));
+    let (broker, work) = worker(&platform, "work.future.task").await;
+    let _serving = serve(&broker, work, |_| (vec![], String::new()));
+
+    let job = jobs::job_in(&admin, &id, "SUCCEEDED").await;
+    assert_eq!(job["attempt"], 1);
+}
+
+#[tokio::test]
+async fn a_job_is_cancelled_while_it_waits_and_while_it_runs() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let ops = platform.user("ops").connect().await;
+    let mut watch = Watch::open(&ops).await;
+    let empty = json!({});
+
+    let later = json!({ "queue": "diagnostics", "kind": "echo", "runAt": "2030-01-01T00:00:00Z", "args": [1] });
+    let waits = jobs::submit(&admin, &later).await;
+    let job = admin.post(&format!("/api/v1/jobs/{waits}/cancel"), &empty).await.json(200);
+    assert_eq!(job["state"], "CANCELLED");
+    admin.post(&format!("/api/v1/jobs/{waits}/cancel"), &empty).await.problem(409, "job_ended");
+
+    let runs =
+        jobs::submit(&admin, &json!({ "queue": "diagnostics", "kind": "sleep", "args": { "ms": 60_000 } })).await;
+    watch.until(&runs, "RUNNING").await;
+    admin.post(&format!("/api/v1/jobs/{runs}/cancel"), &empty).await.json(200);
+    watch.until(&runs, "CANCELLED").await;
+    jobs::job_in(&admin, &runs, "CANCELLED").await;
+    platform.audit_entry(&admin, "jobs.job.cancelled", |entry| entry["target"]["id"] == runs.as_str()).await;
+
+    // What was cancelled can be run after all.
+    admin.post(&format!("/api/v1/jobs/{waits}/retry"), &empty).await.json(200);
+    let job = jobs::job_in(&admin, &waits, "SUCCEEDED").await;
+    assert_eq!(job["result"], json!([1]));
+    admin.post(&format!("/api/v1/jobs/{waits}/retry"), &empty).await.problem(409, "not_retryable");
+    admin.get("/api/v1/jobs/nothing").await.problem(404, "job_not_found");
+}
+
+#[tokio::test]
+async fn a_delayed_job_begins_at_its_time_and_not_before() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let ops = platform.user("ops").connect().await;
+    let mut watch = Watch::open(&ops).await;
+
+    // Given by the platform's own clock: what the broker's schedules go by.
+    let first = jobs::submit(&admin, &json!({ "queue": "diagnostics", "kind": "echo" })).await;
+    let now = watch.until(&first, "SUCCEEDED").await["at"].as_str().unwrap().to_owned();
+    let mut at = subjects::Timestamp::parse(&now).unwrap();
+    at.seconds += 2;
+    let due = serde_json::to_value(at).unwrap();
+    let id = jobs::submit(&admin, &json!({ "queue": "diagnostics", "kind": "echo", "runAt": due })).await;
+
+    let running = watch.until(&id, "RUNNING").await;
+    let started = subjects::Timestamp::parse(running["startedAt"].as_str().unwrap()).unwrap();
+    assert!((started.seconds, started.nanos) >= (at.seconds, at.nanos), "{running} not before {due}");
+    let job = jobs::job_in(&admin, &id, "SUCCEEDED").await;
+    assert!(job["createdAt"].as_str().unwrap() < job["startedAt"].as_str().unwrap(), "{job}");
+}
+
+#[tokio::test]
+async fn a_held_queue_gives_nothing_and_then_the_urgent_first() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let empty = json!({});
+    let declared = admin.put("/api/v1/queues/desk", &json!({ "concurrency": 1, "maxAttempts": 4 })).await.json(200);
+    assert_eq!((&declared["concurrency"], &declared["maxAttempts"]), (&json!(1), &json!(4)));
+    assert_eq!(admin.post("/api/v1/queues/desk/pause", &empty).await.json(200)["paused"], true);
+    let (broker, mut work) = worker(&platform, "work.desk.paper").await;
+
+    for (priority, n) in [("LOW", 1), ("NORMAL", 2), ("HIGH", 3), ("HIGH", 4)] {
+        jobs::submit(&admin, &json!({ "queue": "desk", "kind": "paper", "args": n, "priority": priority })).await;
+    }
+    wait::until("all of them wait", async || (queue(&admin, "desk").await["pending"] == 4).then_some(())).await;
+    let held = queue(&admin, "desk").await;
+    assert_eq!((&held["paused"], &held["running"]), (&json!(true), &json!(0)));
+    assert_eq!(admin.post("/api/v1/queues/desk/resume", &empty).await.json(200)["paused"], false);
+
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        let request = next(&mut work).await;
+        order.push(String::from_utf8(request.payload.to_vec()).unwrap());
+        // One at a time: nothing comes before this is answered.
+        assert!(tokio::time::timeout(Duration::from_millis(50), work.next()).await.is_err());
+        jobs::answer(&broker, &request, &[], "").await;
+    }
+    // The lanes are asked at once, so the very first may be any; behind it the urgent come first.
+    let rest: Vec<_> = order.iter().skip(1).filter(|n| ["3", "4"].contains(&n.as_str())).collect();
+    assert_eq!(rest.len(), order.iter().skip(1).take(rest.len()).filter(|n| rest.contains(n)).count(), "{order:?}");
+    admin.post("/api/v1/queues/nothing/pause", &empty).await.problem(404, "queue_not_found");
+    admin.put("/api/v1/queues/diagnostics", &empty).await.problem(422, "validation_failed");
+}
+
+#[tokio::test]
+async fn a_failing_dependency_with_long_pauses_does_not_stop_the_other_jobs_of_its_queue() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    admin
+        .put(
+            "/api/v1/queues/mixed",
+            &json!({ "concurrency": 2, "backoffBaseMs": 3_600_000, "backoffMaxMs": 3_600_000 }),
+        )
+        .await
+        .json(200);
+    let (broker, work) = worker(&platform, "work.mixed.*").await;
+    let _serving = serve(&broker, work, |arguments| {
+        let failed = arguments["fails"].as_bool().unwrap().then_some(("Nats-Service-Error-Code", "503"));
+        (failed.into_iter().collect(), String::new())
+    });
+
+    let batch = |fails: bool| json!({ "jobs": vec![json!({ "queue": "mixed", "kind": "call", "args": { "fails": fails } }); 50] });
+    admin.post("/api/v1/jobs/batch", &batch(true)).await.json(202);
+    let good = admin.post("/api/v1/jobs/batch", &batch(false)).await.json(202);
+
+    for result in good["results"].as_array().unwrap() {
+        jobs::job_in(&admin, result["jobId"].as_str().unwrap(), "SUCCEEDED").await;
+    }
+    let waiting = admin.get("/api/v1/jobs?queue=mixed&state=RETRY_SCHEDULED&pageSize=100").await.json(200);
+    assert_eq!(waiting["items"].as_array().unwrap().len(), 50);
+}
+
+#[tokio::test]
+async fn the_same_key_is_the_same_job_and_two_queues_may_share_one() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let job = |kind: &str| json!({ "queue": "diagnostics", "kind": kind, "idempotencyKey": "one" });
+
+    let first = admin.post("/api/v1/jobs", &job("echo")).await.json(202);
+    let second = admin.post("/api/v1/jobs", &job("echo")).await.json(202);
+    admin.post("/api/v1/jobs", &job("sleep")).await.json(202);
+
+    assert_eq!(
+        (&first["duplicate"], &second["duplicate"], &second["jobId"]),
+        (&json!(false), &json!(true), &json!("one"))
+    );
+    let ambiguous = admin.get("/api/v1/jobs/one").await.problem(409, "ambiguous_job");
+    assert_eq!(ambiguous["errors"].as_array().unwrap().len(), 2);
+    assert_eq!(admin.get("/api/v1/jobs/one?kind=sleep").await.json(200)["kind"], "sleep");
+}
+
+#[tokio::test]
+async fn a_stop_gives_unfinished_jobs_back_without_spending_an_attempt() {
+    let platform = Setup::new().set("drain_timeout_ms", "3000").start().await;
+    let admin = platform.admin().await;
+    let ops = platform.user("ops").connect().await;
+    let mut watch = Watch::open(&ops).await;
+    let sleeps = json!({ "queue": "diagnostics", "kind": "sleep", "args": { "ms": 8_000 }, "maxAttempts": 1 });
+    let id = jobs::submit(&admin, &sleeps).await;
+    watch.until(&id, "RUNNING").await;
+
+    let jobs_service = platform.process("jobs", 1);
+    jobs_service.stop().await.unwrap();
+    jobs_service.start().await.unwrap();
+    jobs_service.ready(wait::WAIT_MAX).await.unwrap();
+
+    let job = jobs::job_in(&admin, &id, "SUCCEEDED").await;
+    assert_eq!((&job["attempt"], &job["errors"]), (&json!(1), &json!([])));
+}
