@@ -38,7 +38,8 @@ impl World {
         let mut rng = StdRng::seed_from_u64(7);
         let permissions: Vec<String> =
             (0..permissions).map(|n| format!("s{}.r{}.a{}", n / 100, n / 10 % 10, n % 10)).collect();
-        let mut some = |count: usize, of: usize| -> Vec<usize> { (0..count).map(|_| rng.random_range(0..of)).collect() };
+        let mut some =
+            |count: usize, of: usize| -> Vec<usize> { (0..count).map(|_| rng.random_range(0..of)).collect() };
         let roles: Vec<Vec<usize>> = (0..roles).map(|_| some(PERMISSIONS_PER_ROLE, permissions.len())).collect();
         let users = (0..users).map(|_| some(ROLES_PER_USER, roles.len())).collect();
         Self { permissions, roles, users }
@@ -198,8 +199,16 @@ fn main() {
         world.permissions.len()
     );
     println!("  {:<44} {ours:>14.0} decisions/s", "engine, uncached");
-    println!("  {:<44} {own_set:>14.0} look-ups/s   engine/set {:.2}", "bare hash set, one for each user", ours / own_set);
-    println!("  {:<44} {whole_set:>14.0} look-ups/s   engine/set {:.2}", "bare hash set, one for all", ours / whole_set);
+    println!(
+        "  {:<44} {own_set:>14.0} look-ups/s   engine/set {:.2}",
+        "bare hash set, one for each user",
+        ours / own_set
+    );
+    println!(
+        "  {:<44} {whole_set:>14.0} look-ups/s   engine/set {:.2}",
+        "bare hash set, one for all",
+        ours / whole_set
+    );
     println!("  {:<44} {ours_few:>14.0} decisions/s", format!("engine, the first {CEDAR_USERS} users"));
     println!(
         "  {:<44} {by_cedar:>14.0} decisions/s  engine/cedar {:.1}",

@@ -86,10 +86,9 @@ async fn answers_are_casbins_and_explanations_agree() {
 fn check_what_would_change_it(engine: &Engine, held: &Holdings, asked: &Pattern, case: &Case) {
     let told = explain(engine, held, asked);
     if told.allowed {
-        let (Some(Step::Role(first)), Some(Step::Permission(pattern))) = (
-            told.path.iter().find(|step| matches!(step, Step::Role(_))),
-            told.path.last(),
-        ) else {
+        let (Some(Step::Role(first)), Some(Step::Permission(pattern))) =
+            (told.path.iter().find(|step| matches!(step, Step::Role(_))), told.path.last())
+        else {
             panic!("{case:?}: {told:?}");
         };
         assert!(held.roles().any(|role| role == first) && Pattern::parse(pattern).unwrap().covers(asked), "{told:?}");
