@@ -124,7 +124,7 @@ async fn read_body(edge: &Edge, route: &Route, head: &Head, body: Body) -> Resul
 }
 
 /// The client's name for itself, cut short; empty where it is not text.
-fn user_agent(head: &Head) -> String {
+pub(crate) fn user_agent(head: &Head) -> String {
     let Some(value) = &head.user_agent else { return String::new() };
     let text = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
     let mut end = text.len().min(USER_AGENT_BYTES_MAX);

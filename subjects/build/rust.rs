@@ -6,7 +6,7 @@ use std::path::Path;
 
 use prost_reflect::{FieldDescriptor, Kind};
 
-use crate::model::{Access, Contract, Endpoint, Event, Http, Job, Result, Service, snake};
+use crate::model::{Access, Contract, Endpoint, Event, GATEWAY, Http, Job, Result, Service, snake};
 
 pub fn generate(contract: &Contract, out: &Path) -> Result<()> {
     for service in &contract.services {
@@ -19,7 +19,11 @@ pub fn generate(contract: &Contract, out: &Path) -> Result<()> {
     let mut calls: Vec<&str> = contract
         .endpoints()
         .filter(|(_, endpoint)| {
-            endpoint.http.is_some() || matches!(endpoint.access, Access::Internal { guards: true, .. })
+            endpoint.http.is_some()
+                || match &endpoint.access {
+                    Access::Internal { callers, guards } => *guards || callers.iter().any(|caller| caller == GATEWAY),
+                    _ => false,
+                }
         })
         .map(|(_, endpoint)| endpoint.subject.as_str())
         .collect();
@@ -122,7 +126,7 @@ fn endpoint_constant(out: &mut String, service: &Service, endpoint: &Endpoint) -
         Access::Token => "crate::Access::Token".to_owned(),
         Access::Permission(permission) => format!("crate::Access::Permission({permission:?})"),
         Access::Internal { callers, guards } => {
-            let gateway = guards.then(|| "gateway".to_owned());
+            let gateway = guards.then(|| GATEWAY.to_owned());
             let callers: Vec<&String> = callers.iter().chain(&gateway).collect();
             format!("crate::Access::Internal(&{callers:?})")
         }

@@ -2,8 +2,8 @@
 //! forge it.
 
 use futures::{StreamExt, future::ready};
-use platform_tests::{Setup, people::Person, wait};
-use serde_json::Value;
+use platform_tests::{Setup, people::Person, tail::Tail, wait};
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn ops_watches_events_live_as_json_with_cloudevents_headers() {
@@ -31,4 +31,22 @@ async fn ops_watches_events_live_as_json_with_cloudevents_headers() {
     let body: Value = serde_json::from_slice(&event.payload).unwrap();
     let me = platform.http().signed_in(&person.email, &person.password).await.get("/api/v1/users/me").await.json(200);
     assert_eq!(body["userId"], me["id"]);
+}
+
+#[tokio::test]
+async fn refused_live_tail_is_in_the_audit_log() {
+    let platform = Setup::new().start().await;
+    let (http, admin) = (platform.http(), platform.admin().await);
+    let person = Person::registered(&http).await;
+    let user = http.signed_in(&person.email, &person.password).await;
+    let me = user.get("/api/v1/users/me").await.json(200);
+
+    let refused = Tail::refused(&user, "evt.identity.%3E", None).await;
+
+    refused.problem(403, "permission_denied");
+    let entry = platform.audit_entry(&admin, "authz.tail_events.denied", |_| true).await;
+    assert_eq!(entry["actor"], json!({ "type": "USER", "id": me["id"] }));
+    assert_eq!((&entry["outcome"], &entry["ipAddress"]), (&json!("DENIED"), &json!("127.0.0.1")));
+    assert_eq!(entry["requestId"], refused.header("x-request-id"));
+    assert_eq!(entry["details"], json!({ "permission": "events.identity.read" }));
 }

@@ -18,9 +18,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use kernel::authorization::{Changes, Decide};
 use kernel::feed::{Bounds, StreamReader};
 use kernel::telemetry::{self, Kind};
-use kernel::{Clock, Context, Error, FieldError, Parts, Random, StartError, TokenVerifier};
+use kernel::{Client, Clock, Context, Error, FieldError, Parts, Random, StartError, TokenVerifier};
 use secrecy::SecretString;
 use subjects::QueryField;
+use subjects::authz::v1::{AuthzClient, RecordDenialRequest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,7 @@ use crate::head::Head;
 use crate::refusal::Refusal;
 use crate::server::{Exchange, LongLived};
 use crate::settings::GatewaySettings;
-use crate::{bearer, body, query, reply};
+use crate::{bearer, body, forward, query, reply};
 
 const PARAMETERS: &[QueryField] = &[QueryField { name: "subject", field: "subject", repeated: false }];
 
@@ -103,6 +104,19 @@ impl Events {
         let left = u64::try_from(expires - self.clock.unix_seconds()).unwrap_or(0);
         Ok((user, Duration::from_secs(left)))
     }
+
+    /// Has it written down that the token's user was refused. They are refused all the same where that cannot be done.
+    async fn record_denial(&self, edge: &Edge, exchange: &Exchange, authorization: &HeaderValue, filter: &Filter) {
+        let Some(token) = bearer::token(authorization) else { return };
+        let Ok(claims) = self.tokens.verify(token).await else { return };
+        let client = Client { address: exchange.client.to_string(), user_agent: forward::user_agent(&exchange.head) };
+        let cx = Context::for_service(subjects::GATEWAY.name, &self.clock, &self.random, DECIDE_TIMEOUT);
+        let cx = cx.with_client(client).with_request_id(exchange.request_id.as_str());
+        let request = RecordDenialRequest { user_id: claims.sub.clone(), permission: filter.permission().to_owned() };
+        if let Err(error) = AuthzClient::new(edge.caller.clone()).record_denial(&cx, request).await {
+            tracing::warn!(?error, "A refusal of the live tail is not in the audit log.");
+        }
+    }
 }
 
 /// `GET /api/v1/events?subject=evt.identity.>`.
@@ -111,18 +125,26 @@ pub(crate) async fn tail(State(edge): State<Arc<Edge>>, request: Request) -> Res
     let exchange = parts.extensions.remove::<Exchange>().expect("the server adds it to every request");
     let span = telemetry::span(Kind::Server, "http.gateway.tail_events", exchange.trace);
     span.record("request.id", exchange.request_id.as_str());
-    let outcome = open(&edge, &exchange.head, parts.uri.query().unwrap_or_default(), body).await;
+    let outcome = open(&edge, &exchange, parts.uri.query().unwrap_or_default(), body).await;
     let status = outcome.as_ref().map_or_else(|refusal| refusal.error.status(), |response| response.status().as_u16());
     telemetry::record_status(&span, status);
     outcome
 }
 
-async fn open(edge: &Edge, head: &Head, query: &str, body: Body) -> Result<Response, Refusal> {
-    let events = &edge.events;
+async fn open(edge: &Edge, exchange: &Exchange, query: &str, body: Body) -> Result<Response, Refusal> {
+    let (events, head) = (&edge.events, &exchange.head);
     let authorization = head.authorization.as_ref().ok_or_else(Refusal::no_token)?;
     let filter = filter(query)?;
     let last_event_id = last_event_id(head)?;
-    let (user, life) = events.permit(authorization, &filter).await?;
+    let (user, life) = match events.permit(authorization, &filter).await {
+        Ok(permitted) => permitted,
+        Err(error) => {
+            if error.status() == 403 {
+                events.record_denial(edge, exchange, authorization, &filter).await;
+            }
+            return Err(error.into());
+        }
+    };
     body::refuse(body, edge.body_timeout).await?;
     let place = events.admission.admit(&user)?;
     let authorization = authorization.clone();

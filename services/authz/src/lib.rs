@@ -22,8 +22,8 @@ use subjects::authz::v1::{
     AuthorizeReply, AuthorizeRequest, AuthzService, CONTRACT, CheckBatchReply, CheckBatchRequest, CheckReply,
     CheckRequest, CreateRoleRequest, DeleteRoleReply, DeleteRoleRequest, ExplainReply, ExplainRequest, GetRoleRequest,
     GrantPermissionRequest, ListPermissionsReply, ListPermissionsRequest, ListRolesReply, ListRolesRequest,
-    ListUserPermissionsReply, ListUserPermissionsRequest, Permission, ReviewGrantReply, ReviewGrantRequest,
-    RevokePermissionRequest, Role, UpdateRoleRequest, register,
+    ListUserPermissionsReply, ListUserPermissionsRequest, Permission, RecordDenialReply, RecordDenialRequest,
+    ReviewGrantReply, ReviewGrantRequest, RevokePermissionRequest, Role, UpdateRoleRequest, register,
 };
 use subjects::identity::v1::IdentityClient;
 
@@ -123,6 +123,10 @@ impl AuthzService<Context> for Authz {
 
     async fn authorize(&self, cx: &Context, request: AuthorizeRequest) -> Result<AuthorizeReply> {
         handlers::authorize(self, cx, request).await
+    }
+
+    async fn record_denial(&self, cx: &Context, request: RecordDenialRequest) -> Result<RecordDenialReply> {
+        handlers::record_denial(self, cx, request).await
     }
 
     async fn review_grant(&self, cx: &Context, request: ReviewGrantRequest) -> Result<ReviewGrantReply> {
