@@ -8,6 +8,7 @@ use platform_tests::{
     Setup,
     http::{Http, Reply},
     people::Person,
+    tail::Tail,
     wait,
 };
 use reqwest::Method;
@@ -35,6 +36,7 @@ const CHANGES: &[(&str, &str)] = &[
     ("svc.authz.v1.delete_role", "authz.role.deleted"),
     ("svc.authz.v1.grant_permission", "authz.role.permission_granted"),
     ("svc.authz.v1.revoke_permission", "authz.role.permission_revoked"),
+    ("svc.authz.v1.record_denial", "authz.tail_events.denied"),
     ("svc.auth.v1.login", "auth.session.created"),
     ("svc.auth.v1.refresh", "auth.session.refreshed"),
     ("svc.auth.v1.logout", "auth.session.revoked"),
@@ -157,7 +159,9 @@ async fn every_changing_endpoint_and_every_event_appears_in_the_log() {
     tokio::time::sleep(RETRY_WINDOW * 2).await;
     http.post("/api/v1/auth/refresh", &refresh).await.any_problem();
     let tokens = http.login(&person.email, &person.password).await;
-    let reply = http.with_token(tokens["accessToken"].as_str().unwrap()).post("/api/v1/auth/logout", &json!({})).await;
+    let user = http.with_token(tokens["accessToken"].as_str().unwrap());
+    Tail::refused(&user, "evt.%3E", None).await.problem(403, "permission_denied");
+    let reply = user.post("/api/v1/auth/logout", &json!({})).await;
     assert_eq!(reply.status, 204);
     change_who_may_what(&admin).await;
     admin.post("/api/v1/audit/verify", &json!({})).await.json(200);
