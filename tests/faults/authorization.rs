@@ -17,6 +17,8 @@ use platform_tests::{
 use reqwest::Method;
 use serde_json::json;
 
+use crate::{number, say};
+
 /// Revocations without being told otherwise.
 const REVOCATIONS: usize = 50;
 
@@ -300,14 +302,4 @@ async fn registered(platform: &Platform) -> (String, String) {
     let user = platform.http().signed_in(&person.email, &person.password).await;
     let me = user.get("/api/v1/users/me").await.json(200);
     (me["id"].as_str().unwrap().to_owned(), user.token().unwrap().to_owned())
-}
-
-/// Shown where it is asked for by `--nocapture`, and where the test fails.
-#[expect(clippy::print_stdout, reason = "figures are for people")]
-fn say(line: &str) {
-    println!("{line}");
-}
-
-fn number(variable: &str) -> Option<usize> {
-    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }

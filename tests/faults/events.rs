@@ -14,6 +14,8 @@ use reqwest::Method;
 use subjects::identity::v1::UserRegistered;
 use subjects::{ConsumerContract, ServiceContract};
 
+use crate::{number, say};
+
 /// Takes every registration's event.
 static WITNESS: ServiceContract = ServiceContract {
     watches: &[],
@@ -200,14 +202,4 @@ async fn check(platform: &Platform, heard: &Heard, effects: &[String]) {
     assert!(unheard.is_empty() && invented.is_empty(), "no effect: {unheard:?}; no change: {invented:?}");
     let wrong: Vec<_> = users.iter().filter(|(_, _, entries)| *entries != 1).collect();
     assert!(wrong.is_empty(), "not one entry each: {wrong:?}");
-}
-
-/// Shown where the test fails.
-#[expect(clippy::print_stdout, reason = "a failure is repeated by the seed")]
-fn say(line: &str) {
-    println!("{line}");
-}
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
