@@ -139,7 +139,7 @@ async fn idle_process_leaves_in_a_second() {
     let server = Nats::start().await;
     let running = probe::start(&server).await;
 
-    timeout(Duration::from_secs(1), running.stop()).await.expect("nothing has to be waited for").unwrap();
+    timeout(Duration::from_secs(3), running.stop()).await.expect("nothing has to be waited for").unwrap();
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn refused_publish_fails_its_caller_at_once() {
         let began = Instant::now();
         let reply = ask(&client, REGISTER, &[], r#"{"email":"deny"}"#).await;
         assert_eq!(refusal(&reply), Some((500, "internal".to_owned())));
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     }
     assert_eq!(metric(&running, r#"trunkline_nats_errors_total{kind="publish_denied"}"#), 1.0);
     running.stop().await.unwrap();
@@ -186,7 +186,7 @@ async fn call_that_nobody_serves_fails_at_once() {
     let reply = ask(&client, REGISTER, &[], r#"{"email":"time out"}"#).await;
 
     assert_eq!(refusal(&reply), Some((503, "unavailable".to_owned())));
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     running.stop().await.unwrap();
 }
 

@@ -241,7 +241,7 @@ async fn full_endpoint_says_so_at_once() {
     process.endpoints.in_flight_per_endpoint_max = 2;
     let running = probe::start_with(process).await;
     let client = server.client(OBSERVER).await;
-    let sleeping = || ask(&client, REGISTER, &[], r#"{"email":"sleep","password":"1000"}"#);
+    let sleeping = || ask(&client, REGISTER, &[], r#"{"email":"sleep","password":"4000"}"#);
 
     let began = Instant::now();
     let (one, two, three) = tokio::join!(sleeping(), sleeping(), async {
@@ -253,7 +253,7 @@ async fn full_endpoint_says_so_at_once() {
     assert_eq!((refusal(&one), refusal(&two)), (None, None));
     assert_eq!(refusal(&three.0), Some((503, "overloaded".to_owned())));
     assert_eq!(three.0.headers.as_ref().unwrap().get("Retry-After").unwrap().as_str(), "1");
-    assert!(three.1 < Duration::from_millis(800), "{:?}", three.1);
+    assert!(three.1 < Duration::from_secs(3), "{:?}", three.1);
     works(&client).await;
     running.stop().await.unwrap();
 }
