@@ -33,9 +33,10 @@ async fn migrations_run_in_dependency_order_each_in_a_transaction_with_its_recor
     }
     // The record and what it records were written by one transaction.
     for (table, module, version) in [
-        ("identity.users", "identity", 1),
+        ("identity.groups", "identity", 2),
         ("auth.sessions", "auth", 1),
         ("auth.signing_keys", "auth", 2),
+        ("authz.roles", "authz", 1),
         ("audit.entries", "audit", 2),
         ("jobs.jobs", "jobs", 1),
     ] {

@@ -14,7 +14,7 @@ use trunkline::platform::{
 };
 
 /// Accounts on the shared server: more than one binary has tests.
-const ACCOUNTS_MAX: usize = 64;
+const ACCOUNTS_MAX: usize = 128;
 
 static SHARED: OnceCell<Shared> = OnceCell::const_new();
 
