@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The bound of each stream: far more than a test stores, and small enough for every account's share of the disk.
-pub(crate) const STREAM_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(crate) const STREAM_BYTES_MAX: u64 = 24 * 1024 * 1024;
 
 /// The migrated database on the shared server that tests get copies of.
 const TEMPLATE: &str = "template_migrated";
