@@ -12,8 +12,11 @@ use reqwest::Method;
 
 use crate::say;
 
-/// The longest the platform may take to serve again; its own bound is 10 s, on a machine of its own.
+/// The longest the platform may take to serve again on a machine that others keep busy.
 const SERVES_AGAIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// And what it is held to; one kill of each test must show it.
+const SERVES_AGAIN_SOON: Duration = Duration::from_secs(10);
 
 /// Concurrent clients, and how long each rests between two registrations: tens of registrations a second.
 const CLIENTS: usize = 4;
@@ -44,6 +47,7 @@ async fn kill_in_turn(platform: &Platform, victims: &[&str]) {
     let acknowledged = Arc::new(Mutex::new(Vec::new()));
     let load = registrations(platform, Arc::clone(&acknowledged));
 
+    let mut fastest = Duration::MAX;
     for victim in victims {
         load.proceed(ROUNDS).await;
         let process = platform.process(victim, 1);
@@ -57,8 +61,11 @@ async fn kill_in_turn(platform: &Platform, victims: &[&str]) {
         let left = SERVES_AGAIN_WITHIN.saturating_sub(killed.elapsed());
         wait::within(left, &format!("the platform serves after the kill of {victim}"), async || serves(platform).await)
             .await;
-        say(&format!("{victim} was killed; the platform served again after {:?}", killed.elapsed()));
+        let took = killed.elapsed();
+        say(&format!("{victim} was killed; the platform served again after {took:?}"));
+        fastest = fastest.min(took);
     }
+    assert!(fastest <= SERVES_AGAIN_SOON, "{fastest:?} at best");
     load.proceed(ROUNDS).await;
     let (_, _bounded_errors) = load.stop().await;
 
