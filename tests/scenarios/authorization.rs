@@ -5,7 +5,6 @@ use platform_tests::{
     http::{Http, Reply},
     people::Person,
     traces::{Span, outline},
-    wait,
 };
 use reqwest::Method;
 
@@ -36,18 +35,20 @@ async fn service_asks_authz_once_and_decides_by_the_answer() {
     // Refused: authz is asked, and the handler does not run.
     let refused = user.get(PATH).await;
     refused.problem(403, "permission_denied");
-    let first = trace(&platform, 0, &[ASKED]).await;
+    let first = platform.traces().of_reply(&refused, &[SERVED, ASKED]).await;
     assert!(has(&first, &ASKS) && !has(&first, &HANDLED), "{first:?}");
     // The refusal is kept too.
-    user.get(PATH).await.problem(403, "permission_denied");
-    assert!(!has(&trace(&platform, 1, &[]).await, &ASKS));
+    let again = user.get(PATH).await;
+    again.problem(403, "permission_denied");
+    assert!(!has(&platform.traces().of_reply(&again, &[SERVED]).await, &ASKS));
 
     // Allowed, after a change that drops it: asked once more, and the handler goes on.
     let path = format!("/api/v1/users/{id}/roles/auditor");
     let assigned = Reply::of(admin.request(Method::PUT, &path)).await.json(200);
     assert!(assigned["consistencyToken"].as_str().is_some_and(|token| !token.is_empty()), "{assigned}");
-    user.get(PATH).await.json(200);
-    let third = trace(&platform, 2, MISS).await;
+    let allowed = user.get(PATH).await;
+    allowed.json(200);
+    let third = platform.traces().of_reply(&allowed, MISS).await;
     let hop = |hop: &(&str, &str)| third.iter().find(|span| span.is(hop)).expect("waited for");
     for (below, above) in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4), (6, 1)] {
         let (below, above) = (hop(&MISS[below]), hop(&MISS[above]));
@@ -55,8 +56,9 @@ async fn service_asks_authz_once_and_decides_by_the_answer() {
     }
 
     // From then on nothing is asked.
-    user.get(PATH).await.json(200);
-    let fourth = trace(&platform, 3, &[HANDLED]).await;
+    let allowed = user.get(PATH).await;
+    allowed.json(200);
+    let fourth = platform.traces().of_reply(&allowed, &[SERVED, HANDLED]).await;
     assert!(!has(&fourth, &ASKS), "{}", outline(&fourth));
     assert!(platform.metric("audit", "trunkline_decisions_total{kind=\"remembered\"}").await >= 2.0);
 
@@ -73,18 +75,6 @@ async fn registered(platform: &Platform) -> (String, Http) {
     let user = platform.http().signed_in(&person.email, &person.password).await;
     let me = user.get("/api/v1/users/me").await.json(200);
     (me["id"].as_str().expect("an id").to_owned(), user)
-}
-
-/// The trace of the request with this number, in the order in which audit answered them, once it has all `hops`. Of audit it
-/// is whole: an endpoint's span ends last.
-async fn trace(platform: &Platform, number: usize, hops: &[(&str, &str)]) -> Vec<Span> {
-    wait::until(&format!("the trace of request {number} with {hops:?}"), async || {
-        let spans = platform.traces().spans();
-        let served = spans.iter().filter(|span| span.is(&SERVED)).nth(number)?;
-        let trace: Vec<Span> = spans.iter().filter(|span| span.trace_id == served.trace_id).cloned().collect();
-        hops.iter().all(|hop| has(&trace, hop)).then_some(trace)
-    })
-    .await
 }
 
 fn has(trace: &[Span], hop: &(&str, &str)) -> bool {

@@ -1,9 +1,9 @@
 //! Scenario 4: a reader asks the cache; on a miss the repository reads the database, and the next read hits. Concurrent
 //! misses of one key read once.
 
-use platform_tests::{Platform, Setup, http::Http, people::Person, traces::Span, wait};
+use platform_tests::{Platform, Setup, http::Http, people::Person, traces::Span};
 
-const SERVED: &str = "endpoint.identity.get_user";
+const SERVED: (&str, &str) = ("identity", "endpoint.identity.get_user");
 const READ: &str = "storage.user.find";
 
 #[tokio::test]
@@ -17,7 +17,8 @@ async fn entity_is_read_on_a_miss_and_the_next_read_hits() {
     let second = admin.get(&path).await;
 
     assert_eq!(first.json(200), second.json(200));
-    let (miss, hit) = (trace(&platform, 0).await, trace(&platform, 1).await);
+    let traces = platform.traces();
+    let (miss, hit) = (traces.of_reply(&first, &[SERVED]).await, traces.of_reply(&second, &[SERVED]).await);
     assert!(reads(&miss) == 1 && reads(&hit) == 0, "the first reads the database, the second does not");
     assert!(platform.metric("identity", "trunkline_cache_fills_total{cache=\"users\"}").await >= 1.0);
     assert!(platform.metric("identity", "trunkline_cache_hits_total{cache=\"users\"}").await >= 1.0);
@@ -35,8 +36,8 @@ async fn concurrent_misses_of_one_key_read_once() {
 
     assert!(replies.iter().all(|reply| reply.status == 200));
     let mut read = 0;
-    for number in 0..16 {
-        read += reads(&trace(&platform, number).await);
+    for reply in &replies {
+        read += reads(&platform.traces().of_reply(reply, &[SERVED]).await);
     }
     // Who comes after the first has been answered hits; whoever comes before waits for it.
     assert_eq!(read, 1);
@@ -46,18 +47,6 @@ async fn someone(platform: &Platform, admin: &Http) -> String {
     let person = Person::registered(&platform.http()).await;
     let page = admin.get(&format!("/api/v1/users?query={}", person.email)).await.json(200);
     format!("/api/v1/users/{}", page["items"][0]["id"].as_str().expect("registered"))
-}
-
-/// The spans of the request for a user with this number, in the order in which identity answered them. Its endpoint's span
-/// ends last.
-async fn trace(platform: &Platform, number: usize) -> Vec<Span> {
-    wait::until(&format!("the spans of request {number}"), async || {
-        let spans = platform.traces().spans();
-        let mut served = spans.iter().filter(|span| span.service == "identity" && span.name == SERVED);
-        let root = served.nth(number)?;
-        Some(spans.iter().filter(|span| span.trace_id == root.trace_id).cloned().collect())
-    })
-    .await
 }
 
 fn reads(trace: &[Span]) -> usize {

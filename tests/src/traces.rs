@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 
-use crate::wait;
+use crate::{http::Reply, wait};
 
 /// One span, reduced to what tests ask about.
 #[derive(Clone, Debug)]
@@ -54,6 +54,14 @@ impl Traces {
     /// Everything received so far.
     pub fn spans(&self) -> Vec<Span> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the trace of the request that got `reply` has spans for all of `hops`; gives the whole trace. Of a process
+    /// it is whole once its last span is there: name that one, an endpoint's, where the absence of others is asserted.
+    pub async fn of_reply(&self, reply: &Reply, hops: &[(&str, &str)]) -> Vec<Span> {
+        let id = reply.header("x-request-id").to_owned();
+        assert!(!id.is_empty(), "every answer names its request: {reply:?}");
+        self.trace_with(|span| span.attributes.get("request.id") == Some(&id), hops).await
     }
 
     /// Waits until a trace has, beside a span that `first` recognises, spans for all of `hops`; gives the whole trace.
