@@ -22,3 +22,4 @@ mod migrations;
 mod other_languages;
 mod redaction;
 mod refresh;
+mod schedules;
