@@ -50,6 +50,7 @@ pub struct Job {
     pub backoff_max_ms: u32,
     pub free_arguments: bool,
     pub open: bool,
+    pub cron: Option<String>,
 }
 
 pub struct Endpoint {
@@ -344,6 +345,7 @@ fn job(message: &MessageDescriptor, options: &DynamicMessage) -> Job {
         backoff_max_ms: or("backoff_max_ms", 300_000),
         free_arguments: flag(options, "free_arguments"),
         open: flag(options, "open"),
+        cron: Some(text(options, "cron")).filter(|cron| !cron.is_empty()),
     }
 }
 

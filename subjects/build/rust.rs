@@ -273,7 +273,7 @@ fn job_impl(out: &mut String, service: &Service, job: &Job) -> Result<()> {
         "impl crate::JobArguments for {name} {{\n\
          const CONTRACT: &'static crate::JobContract = &crate::JobContract {{ service: {service:?}, queue: {queue:?}, \
          kind: {kind:?}, description: {doc:?}, attempts_max: {attempts}, timeout_ms: {timeout}, backoff_base_ms: {base}, \
-         backoff_max_ms: {max}, open: {open}, check: {check} }}; }}",
+         backoff_max_ms: {max}, open: {open}, cron: {cron:?}, check: {check} }}; }}",
         service = service.name,
         queue = job.queue,
         kind = job.kind,
@@ -283,6 +283,7 @@ fn job_impl(out: &mut String, service: &Service, job: &Job) -> Result<()> {
         base = job.backoff_base_ms,
         max = job.backoff_max_ms,
         open = job.open,
+        cron = job.cron,
     )?;
     Ok(())
 }

@@ -172,6 +172,8 @@ pub struct JobContract {
     pub backoff_max_ms: u32,
     /// Whether people and other languages may submit it.
     pub open: bool,
+    /// At the times of which cron expression, in UTC, it is submitted without arguments.
+    pub cron: Option<&'static str>,
     /// Says what is wrong with arguments.
     pub check: fn(&[u8]) -> Result<(), crate::json::DecodeError>,
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Utc};
+
 use crate::subject::Token;
 use crate::{JobContract, SERVICES};
 
@@ -15,6 +17,9 @@ pub const LOG: &str = "JOB_LOG";
 pub const DEAD_LETTERS: &str = "JOBS_DLQ";
 /// The service that keeps the history, and runs the queues that no service has declared as its own.
 pub const MANAGER: &str = "jobs";
+
+/// What the subjects of times that have not come begin with.
+const TICKS_PLANNED: &str = "schedules.tick.";
 
 /// Bytes of a job's arguments at most.
 pub const ARGUMENTS_BYTES_MAX: usize = 256 * 1024;
@@ -51,6 +56,8 @@ pub mod header {
     pub const WAITS: &str = "Job-Waits";
     /// RFC 3339; when it was submitted.
     pub const CREATED_AT: &str = "Job-Created-At";
+    /// RFC 3339; the time of a schedule that a tick is about, whenever the broker gives it out.
+    pub const DUE_AT: &str = "Tick-Due-At";
     /// What the schedules of this protocol begin with.
     pub const PREFIX: &str = "Job-";
 
@@ -199,6 +206,22 @@ pub fn consumer(queue: &str, lane: Lane) -> String {
 /// What that consumer takes.
 pub fn filter(queue: &str, lane: Lane) -> String {
     format!("jobs.{queue}.*{}", lane.suffix())
+}
+
+/// Where the broker keeps a time of a schedule until it has come.
+pub fn tick_schedule(schedule_id: &str, due_at: DateTime<Utc>) -> String {
+    format!("{TICKS_PLANNED}{schedule_id}.{}", due_at.timestamp())
+}
+
+/// The schedule and the time that [`tick_schedule`] was made of.
+pub fn parse_tick_schedule(subject: &str) -> Option<(&str, DateTime<Utc>)> {
+    let (schedule_id, second) = subject.strip_prefix(TICKS_PLANNED)?.split_once('.')?;
+    Some((schedule_id, DateTime::from_timestamp(second.parse().ok()?, 0)?))
+}
+
+/// Where the jobs service hears that a time of a schedule has come.
+pub fn tick_subject(schedule_id: &str) -> String {
+    format!("tick.{schedule_id}")
 }
 
 /// Where a runner tells of its jobs.

@@ -51,10 +51,17 @@ const CHANGES: &[(&str, &str)] = &[
     ("svc.jobs.v1.put_queue", "jobs.queue.put"),
     ("svc.jobs.v1.pause_queue", "jobs.queue.paused"),
     ("svc.jobs.v1.resume_queue", "jobs.queue.resumed"),
+    ("svc.jobs.v1.create_schedule", "jobs.schedule.created"),
+    ("svc.jobs.v1.update_schedule", "jobs.schedule.updated"),
+    ("svc.jobs.v1.pause_schedule", "jobs.schedule.paused"),
+    ("svc.jobs.v1.resume_schedule", "jobs.schedule.resumed"),
+    ("svc.jobs.v1.run_now", "jobs.schedule.run"),
+    ("svc.jobs.v1.delete_schedule", "jobs.schedule.deleted"),
 ];
 
 /// Endpoints that only answer a question, which is too long for a path.
-const QUESTIONS: &[&str] = &["svc.authz.v1.check", "svc.authz.v1.check_batch", "svc.authz.v1.explain"];
+const QUESTIONS: &[&str] =
+    &["svc.authz.v1.check", "svc.authz.v1.check_batch", "svc.authz.v1.explain", "svc.jobs.v1.preview_schedule"];
 
 /// Changing endpoints that leave no record. Must stay empty.
 const UNRECORDED: &[&str] = &[];
@@ -216,7 +223,7 @@ async fn change_who_may_what(admin: &Http) {
     }
 }
 
-/// Everything that changes a job, a dead letter or a queue.
+/// Everything that changes a job, a dead letter, a queue or a schedule.
 async fn walk_jobs(admin: &Http) {
     let empty = json!({});
     let ahead = json!({ "queue": "walk", "kind": "step", "runAt": "2030-01-01T00:00:00Z" });
@@ -227,6 +234,15 @@ async fn walk_jobs(admin: &Http) {
     admin.put("/api/v1/queues/walk", &empty).await.json(200);
     admin.post("/api/v1/queues/walk/pause", &empty).await.json(200);
     admin.post("/api/v1/queues/walk/resume", &empty).await.json(200);
+
+    let yearly = json!({ "name": "walk", "cron": "0 0 1 1 *", "queue": "walk", "kind": "step" });
+    let schedule = admin.post("/api/v1/schedules", &yearly).await.json(201)["id"].as_str().unwrap().to_owned();
+    let schedule = format!("/api/v1/schedules/{schedule}");
+    admin.patch(&schedule, &json!({ "cron": "0 0 2 1 *" })).await.json(200);
+    admin.post(&format!("{schedule}/pause"), &empty).await.json(200);
+    admin.post(&format!("{schedule}/resume"), &empty).await.json(200);
+    admin.post(&format!("{schedule}/run-now"), &empty).await.json(202);
+    assert_eq!(admin.delete(&schedule).await.status, 204);
 
     let fails = json!({ "queue": "diagnostics", "kind": "fail", "args": { "attempts": 9 }, "maxAttempts": 1 });
     let dead = admin.post("/api/v1/jobs", &fails).await.json(202)["jobId"].as_str().unwrap().to_owned();

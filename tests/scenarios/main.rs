@@ -25,4 +25,5 @@ mod other_languages;
 mod permission_resolution;
 mod redaction;
 mod refresh;
+mod schedules;
 mod write_through;

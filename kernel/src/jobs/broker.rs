@@ -1,7 +1,7 @@
 //! What the queue protocol asks of the broker: to store with acknowledgement, to look, and for the jobs service to make, hold
 //! and empty queues. The rights for the latter are that service's alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::header::{HeaderName, HeaderValue};
@@ -77,6 +77,27 @@ pub struct QueueState {
     pub paused: bool,
     /// When the oldest that waits was stored.
     pub oldest: Option<DateTime<Utc>>,
+}
+
+/// Times of schedules that have not come.
+#[derive(Clone, Debug, Default)]
+pub struct Ticks {
+    /// Their subjects.
+    pub planned: BTreeSet<String>,
+    /// When the stream that holds them was created.
+    pub created_at: DateTime<Utc>,
+}
+
+#[derive(Deserialize)]
+struct TicksInfo {
+    created: DateTime<Utc>,
+    state: TicksState,
+}
+
+#[derive(Deserialize)]
+struct TicksState {
+    #[serde(default)]
+    subjects: BTreeMap<String, u64>,
 }
 
 #[derive(Deserialize)]
@@ -234,10 +255,34 @@ impl JobBroker {
         }
     }
 
-    /// How many messages `SCHEDULES` holds.
+    /// How many jobs and times of schedules wait in `SCHEDULES` for their time; each has a subject of its own.
     pub async fn schedules(&self) -> Result<u64> {
         let info: Value = self.ask(&format!("STREAM.INFO.{}", job::SCHEDULES), &json!({})).await?;
-        info["state"]["messages"].as_u64().ok_or_else(|| unexpected("a stream without a state"))
+        info["state"]["num_subjects"].as_u64().ok_or_else(|| unexpected("a stream without a state"))
+    }
+
+    /// The times of schedules that wait in `SCHEDULES`, and when it was created: one that was lost and made anew holds none.
+    pub async fn ticks(&self) -> Result<Ticks> {
+        let mut planned = BTreeSet::new();
+        loop {
+            let body = json!({ "subjects_filter": "schedules.tick.>", "offset": planned.len() });
+            let info: TicksInfo = self.ask(&format!("STREAM.INFO.{}", job::SCHEDULES), &body).await?;
+            let found = info.state.subjects.len();
+            planned.extend(info.state.subjects.into_keys());
+            if found < SUBJECTS_MAX {
+                return Ok(Ticks { planned, created_at: info.created });
+            }
+        }
+    }
+
+    /// Has the broker say that a time of a schedule has come, at `fire_at`. Given again before that, it is said once.
+    pub async fn plan_tick(&self, schedule_id: &str, due_at: DateTime<Utc>, fire_at: DateTime<Utc>) -> Result<()> {
+        let mut headers = HeaderMap::new();
+        append(&mut headers, "Nats-Schedule", &format!("@at {}", rfc3339(fire_at)));
+        append(&mut headers, "Nats-Schedule-Target", &job::tick_subject(schedule_id));
+        append(&mut headers, "Nats-Schedule-TTL", FIRED_TTL);
+        append(&mut headers, header::DUE_AT, &rfc3339(due_at));
+        self.store(job::tick_schedule(schedule_id, due_at), headers, Bytes::new()).await.map(|_| ())
     }
 
     /// Makes the consumers of a queue, or changes how many of its jobs are out at once in each lane.

@@ -15,7 +15,7 @@ mod queue;
 mod run;
 mod workers;
 
-pub use broker::{JobBroker, QueueState, Stored, Submission};
+pub use broker::{JobBroker, QueueState, Stored, Submission, Ticks};
 pub use delegate::{Delegate, Workers};
 pub use engine::Engine;
 pub(crate) use engine::EngineParts;

@@ -29,6 +29,18 @@ pub(crate) enum JobsError {
     /// More wait for a time than may.
     #[error("too many jobs wait for a time")]
     TooManySchedules,
+    /// No schedule has this id.
+    #[error("there is no such schedule")]
+    ScheduleNotFound,
+    /// Another schedule has the name.
+    #[error("another schedule has the name")]
+    NameTaken,
+    /// There are as many schedules as may be.
+    #[error("there are too many schedules")]
+    TooManyCrons,
+    /// A service's contract declares the schedule.
+    #[error("a service declares the schedule")]
+    Declared(String),
 }
 
 impl From<JobsError> for Error {
@@ -49,6 +61,15 @@ impl From<JobsError> for Error {
             JobsError::NotRetryable(state) => {
                 Self::conflict("not_retryable", format!("A job cannot be run again while it is {state}."))
             }
+            JobsError::ScheduleNotFound => Self::new(404, "schedule_not_found", "There is no such schedule."),
+            JobsError::NameTaken => Self::conflict("name_taken", "Another schedule has this name."),
+            JobsError::TooManyCrons => {
+                Self::conflict("too_many_schedules", "There are as many schedules as may be; delete one first.")
+            }
+            JobsError::Declared(service) => Self::conflict(
+                "declared_schedule",
+                format!("The contract of {service} declares this schedule; it can be paused."),
+            ),
             JobsError::TooManySchedules => {
                 Self::new(503, "too_many_schedules", "Too many jobs wait for a time; submit it later.")
             }

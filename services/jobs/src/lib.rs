@@ -1,6 +1,6 @@
 //! The jobs service: work in the background.
 //!
-//! Owns queues, the history of jobs, and dead letters. The queue itself is JetStream, in which anybody with the right may
+//! Owns queues, the history of jobs, dead letters, and schedules. The queue itself is JetStream, in which anybody with the right may
 //! publish a job; this service checks what comes over its own door, runs the protocol for every queue that no service has
 //! declared as its own, by having the work done at `work.<queue>.<kind>`, and keeps what runners tell. Publishes that a job was
 //! given up or cancelled. Knows nothing of what jobs do, its own diagnostic ones aside.
@@ -11,6 +11,7 @@ mod error;
 mod handlers;
 mod queues;
 mod retention;
+mod schedules;
 pub mod settings;
 mod storage;
 
@@ -24,12 +25,14 @@ use kernel::{
 };
 use subjects::ServiceContract;
 use subjects::jobs::v1::{
-    CONTRACT, CancelJobRequest, DeadLetter, Echo, Fail, GetDeadLetterRequest, GetJobRequest, Job, JobsService,
-    ListDeadLettersReply, ListDeadLettersRequest, ListJobsReply, ListJobsRequest, ListKindsReply, ListKindsRequest,
-    ListQueuesReply, ListQueuesRequest, PauseQueueRequest, PurgeDeadLettersReply, PurgeDeadLettersRequest,
-    PutQueueRequest, Queue, ReplayDeadLetterRequest, ReplayDeadLettersReply, ReplayDeadLettersRequest,
-    ResumeQueueRequest, RetryJobRequest, Sleep, SubmitBatchReply, SubmitBatchRequest, SubmitReply, SubmitRequest,
-    register,
+    CONTRACT, CancelJobRequest, CreateScheduleRequest, DeadLetter, DeleteScheduleReply, DeleteScheduleRequest, Echo,
+    Fail, GetDeadLetterRequest, GetJobRequest, GetScheduleRequest, Job, JobsService, ListDeadLettersReply,
+    ListDeadLettersRequest, ListJobsReply, ListJobsRequest, ListKindsReply, ListKindsRequest, ListQueuesReply,
+    ListQueuesRequest, ListSchedulesReply, ListSchedulesRequest, PauseQueueRequest, PauseScheduleRequest,
+    PreviewScheduleReply, PreviewScheduleRequest, PurgeDeadLettersReply, PurgeDeadLettersRequest, PutQueueRequest,
+    Queue, ReplayDeadLetterRequest, ReplayDeadLettersReply, ReplayDeadLettersRequest, ResumeQueueRequest,
+    ResumeScheduleRequest, RetryJobRequest, RunNowReply, RunNowRequest, Schedule, Sleep, SubmitBatchReply,
+    SubmitBatchRequest, SubmitReply, SubmitRequest, UpdateScheduleRequest, register,
 };
 use tokio::sync::Notify;
 
@@ -46,6 +49,8 @@ pub struct Jobs {
     random: Random,
     /// Told when a queue may have appeared or changed.
     queues: Notify,
+    /// Told when schedules have changed.
+    schedules: Notify,
 }
 
 impl Service for Jobs {
@@ -65,6 +70,7 @@ impl Service for Jobs {
             clock: parts.clock,
             random: parts.random,
             queues: Notify::new(),
+            schedules: Notify::new(),
         })
     }
 
@@ -79,6 +85,7 @@ impl Service for Jobs {
         consumers.batch("JOBS_DLQ", "dead-letters", |jobs, tx, messages| {
             Box::pin(handlers::keep_dead_letters(jobs, tx, messages))
         });
+        consumers.batch("SCHEDULES", "ticks", |jobs, tx, messages| Box::pin(handlers::take_ticks(jobs, tx, messages)));
     }
 
     fn jobs(jobs: &mut JobWorkers<Self>) {
@@ -89,7 +96,7 @@ impl Service for Jobs {
     }
 
     async fn run(self: Arc<Self>, life: Lifecycle) -> Result<(), StartError> {
-        tokio::join!(queues::keep(&self, &life), retention::keep(&self, &life));
+        tokio::join!(queues::keep(&self, &life), retention::keep(&self, &life), schedules::keep(&self, &life));
         Ok(())
     }
 }
@@ -167,5 +174,41 @@ impl JobsService<Context> for Jobs {
 
     async fn list_kinds(&self, cx: &Context, _request: ListKindsRequest) -> Result<ListKindsReply> {
         handlers::list_kinds(self, cx).await
+    }
+
+    async fn list_schedules(&self, cx: &Context, request: ListSchedulesRequest) -> Result<ListSchedulesReply> {
+        handlers::list_schedules(self, cx, request).await
+    }
+
+    async fn create_schedule(&self, cx: &Context, request: CreateScheduleRequest) -> Result<Schedule> {
+        handlers::create_schedule(self, cx, request).await
+    }
+
+    async fn get_schedule(&self, cx: &Context, request: GetScheduleRequest) -> Result<Schedule> {
+        handlers::get_schedule(self, cx, request).await
+    }
+
+    async fn update_schedule(&self, cx: &Context, request: UpdateScheduleRequest) -> Result<Schedule> {
+        handlers::update_schedule(self, cx, request).await
+    }
+
+    async fn delete_schedule(&self, cx: &Context, request: DeleteScheduleRequest) -> Result<DeleteScheduleReply> {
+        handlers::delete_schedule(self, cx, request).await
+    }
+
+    async fn run_now(&self, cx: &Context, request: RunNowRequest) -> Result<RunNowReply> {
+        handlers::run_now(self, cx, request).await
+    }
+
+    async fn pause_schedule(&self, cx: &Context, request: PauseScheduleRequest) -> Result<Schedule> {
+        handlers::hold_schedule(self, cx, &request.schedule_id, true).await
+    }
+
+    async fn resume_schedule(&self, cx: &Context, request: ResumeScheduleRequest) -> Result<Schedule> {
+        handlers::hold_schedule(self, cx, &request.schedule_id, false).await
+    }
+
+    async fn preview_schedule(&self, cx: &Context, request: PreviewScheduleRequest) -> Result<PreviewScheduleReply> {
+        handlers::preview_schedule(cx, &request)
     }
 }

@@ -13,6 +13,9 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Rows deleted at once.
 const ROWS_MAX: i64 = 5_000;
 
+/// At least so long it is known what was decided for a time of a schedule: longer than the broker has it.
+const TICKS_KEPT: TimeDelta = TimeDelta::days(2);
+
 /// How long a step may take.
 const STEP_MAX: Duration = Duration::from_secs(10);
 
@@ -33,6 +36,8 @@ async fn step(jobs: &Jobs) -> Result<()> {
     let mut connection = jobs.database.pool().acquire().await?;
     storage::delete_ended(&mut connection, now - jobs.settings.history_retention(), ROWS_MAX).await?;
     storage::delete_letters_before(&mut connection, now - jobs.settings.dead_letter_retention(), ROWS_MAX).await?;
+    let decided = jobs.settings.history_retention().max(TICKS_KEPT);
+    storage::delete_ticks(&mut connection, now - decided, ROWS_MAX).await?;
     drop(connection);
     let cx = Context::for_service("jobs", &jobs.clock, &jobs.random, STEP_MAX);
     let mut tx = jobs.database.begin(&cx).await?;

@@ -12,6 +12,13 @@ use serde::{Deserialize, Serialize};
 pub struct JobsSettings {
     /// How many jobs may wait for a time at once before no more are taken over the API. 1 to 10,000,000, default 100,000.
     pub schedules_max: u32,
+    /// How many schedules there may be. 1 to 100,000, default 1,000.
+    pub crons_max: u32,
+    /// A time of a schedule that the broker gives out more milliseconds late than this was slept through: the schedule's policy
+    /// says whether it is caught up. 1,000 to 3,600,000, default 5,000.
+    pub late_after_ms: u32,
+    /// How often what the broker has of schedules is compared with what it should have. 100 to 600,000, default 60,000.
+    pub schedule_interval_ms: u32,
     /// For how many seconds a job that has ended is kept in the history. 60 to 315,360,000, default 604,800 (a week).
     pub history_retention_s: u32,
     /// For how many seconds a dead letter is listed. 60 to 315,360,000, default 7,776,000 (90 days).
@@ -24,6 +31,9 @@ impl Default for JobsSettings {
     fn default() -> Self {
         Self {
             schedules_max: 100_000,
+            crons_max: 1_000,
+            late_after_ms: 5_000,
+            schedule_interval_ms: 60_000,
             history_retention_s: 604_800,
             dead_letter_retention_s: 7_776_000,
             queue_interval_ms: 1_000,
@@ -40,6 +50,14 @@ impl JobsSettings {
         TimeDelta::seconds(self.dead_letter_retention_s.into())
     }
 
+    pub(crate) fn late_after(&self) -> TimeDelta {
+        TimeDelta::milliseconds(self.late_after_ms.into())
+    }
+
+    pub(crate) fn schedule_interval(&self) -> Duration {
+        Duration::from_millis(self.schedule_interval_ms.into())
+    }
+
     pub(crate) fn queue_interval(&self) -> Duration {
         Duration::from_millis(self.queue_interval_ms.into())
     }
@@ -49,6 +67,9 @@ impl Settings for JobsSettings {
     fn check(&self) -> Vec<String> {
         [
             ("schedules_max", self.schedules_max, 1, 10_000_000),
+            ("crons_max", self.crons_max, 1, 100_000),
+            ("late_after_ms", self.late_after_ms, 1_000, 3_600_000),
+            ("schedule_interval_ms", self.schedule_interval_ms, 100, 600_000),
             ("history_retention_s", self.history_retention_s, 60, 315_360_000),
             ("dead_letter_retention_s", self.dead_letter_retention_s, 60, 315_360_000),
             ("queue_interval_ms", self.queue_interval_ms, 50, 60_000),
@@ -67,8 +88,15 @@ mod tests {
     #[test]
     fn all_faults_are_told_at_once() {
         assert_eq!(JobsSettings::default().check(), Vec::<String>::new());
-        let wrong =
-            JobsSettings { schedules_max: 0, history_retention_s: 1, dead_letter_retention_s: 1, queue_interval_ms: 1 };
-        assert_eq!(wrong.check().len(), 4);
+        let wrong = JobsSettings {
+            schedules_max: 0,
+            crons_max: 0,
+            late_after_ms: 0,
+            schedule_interval_ms: 0,
+            history_retention_s: 1,
+            dead_letter_retention_s: 1,
+            queue_interval_ms: 1,
+        };
+        assert_eq!(wrong.check().len(), 7);
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use async_nats::jetstream;
 use async_nats::{HeaderMap, HeaderValue, Subject};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use subjects::Body;
 use subjects::json::{self, DecodeError};
 
@@ -21,6 +22,7 @@ pub struct Message {
     headers: Option<HeaderMap>,
     payload: Bytes,
     sequence: u64,
+    stored_at: Option<DateTime<Utc>>,
     pub(super) delivered: u64,
     pub(super) pending: u64,
     /// Where its acknowledgement goes.
@@ -35,6 +37,7 @@ impl Message {
         let delivered = u64::try_from(info.delivered).ok()?;
         // A stream made anew counts from 1 again, so the time belongs to the name.
         let place = || format!("{stream}:{sequence}:{}", info.published.unix_timestamp_nanos());
+        let stored_at = DateTime::from_timestamp(info.published.unix_timestamp(), info.published.nanosecond());
         let headers = message.headers.as_ref();
         let id = headers.and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID)).map(ToString::to_string);
         let id = id.filter(|id| (1..=ID_BYTES_MAX).contains(&id.len())).unwrap_or_else(place);
@@ -46,6 +49,7 @@ impl Message {
             headers: message.headers,
             payload: message.payload,
             sequence,
+            stored_at,
             delivered,
             pending,
             ack,
@@ -55,7 +59,17 @@ impl Message {
     /// One that was kept as a dead letter.
     pub(super) fn from_letter(subject: String, id: String, headers: HeaderMap, payload: Bytes, sequence: u64) -> Self {
         let ack = Subject::from_static("");
-        Self { subject: subject.into(), id, headers: Some(headers), payload, sequence, delivered: 0, pending: 0, ack }
+        Self {
+            subject: subject.into(),
+            id,
+            headers: Some(headers),
+            payload,
+            sequence,
+            stored_at: None,
+            delivered: 0,
+            pending: 0,
+            ack,
+        }
     }
 
     /// The subject it was published to. Only the service that the subject names may publish to it.
@@ -92,6 +106,11 @@ impl Message {
     /// Its place in the stream.
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// When the broker stored it, by its clock; none for a dead letter that is replayed.
+    pub fn stored_at(&self) -> Option<DateTime<Utc>> {
+        self.stored_at
     }
 
     /// How often it has been delivered, this time included; 0 for a dead letter that is replayed.

@@ -2,8 +2,10 @@
 
 mod job;
 mod queue;
+mod schedule;
 mod submission;
 
 pub use job::{DeadLetter, Job, JobError, Reason, State, rank};
 pub use queue::QueueSettings;
+pub use schedule::{CATCH_UP_MAX, CatchUp, Firing, Outcome, Overlap, Plan, Schedule, Timing};
 pub use submission::{Accepted, accept, check_queue};

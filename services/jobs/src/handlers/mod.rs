@@ -1,6 +1,7 @@
 //! What happens at each endpoint and for what runners tell, one file each.
 
 mod cancel_job;
+mod create_schedule;
 mod dead_letters;
 mod get_job;
 mod hold_queue;
@@ -8,16 +9,22 @@ mod keep_dead_letters;
 mod list_jobs;
 mod list_kinds;
 mod list_queues;
+mod preview_schedule;
 mod purge_dead_letters;
 mod put_queue;
 mod record_transitions;
 mod replay_dead_letter;
 mod replay_dead_letters;
 mod retry_job;
+mod run_now;
+mod schedules;
 mod submit;
+mod take_ticks;
+mod update_schedule;
 mod wire;
 
 pub(crate) use cancel_job::{cancel_job, enforce_cancellation};
+pub(crate) use create_schedule::create_schedule;
 pub(crate) use dead_letters::{get_dead_letter, list_dead_letters};
 pub(crate) use get_job::get_job;
 pub(crate) use hold_queue::hold_queue;
@@ -25,10 +32,15 @@ pub(crate) use keep_dead_letters::keep_dead_letters;
 pub(crate) use list_jobs::list_jobs;
 pub(crate) use list_kinds::list_kinds;
 pub(crate) use list_queues::list_queues;
+pub(crate) use preview_schedule::preview_schedule;
 pub(crate) use purge_dead_letters::purge_dead_letters;
 pub(crate) use put_queue::put_queue;
 pub(crate) use record_transitions::record_transitions;
 pub(crate) use replay_dead_letter::replay_dead_letter;
 pub(crate) use replay_dead_letters::replay_dead_letters;
 pub(crate) use retry_job::retry_job;
+pub(crate) use run_now::run_now;
+pub(crate) use schedules::{delete_schedule, get_schedule, list_schedules};
 pub(crate) use submit::{submit, submit_batch};
+pub(crate) use take_ticks::{release_queued, take_ticks};
+pub(crate) use update_schedule::{hold_schedule, update_schedule};

@@ -11,6 +11,7 @@ use subjects::free::v1::RawJson;
 use subjects::jobs::v1::{JobCancelled, JobLog, Transition};
 
 use super::cancel_job::enforce_cancellation;
+use super::take_ticks::release_queued;
 use crate::Jobs;
 use crate::domain::{State, rank};
 use crate::storage::{self, Told};
@@ -44,6 +45,7 @@ pub(crate) async fn record_transitions(jobs: &Jobs, tx: &mut Transaction, messag
     if !errors.is_empty() {
         storage::insert_errors(tx, &dedup(errors)).await?;
     }
+    let ended: Vec<String> = changed.iter().filter(|job| job.state.has_ended()).map(|job| job.id.clone()).collect();
     for job in changed {
         if job.state == State::Cancelled {
             let event = JobCancelled { job_id: job.id, queue: job.queue, kind: job.kind };
@@ -52,7 +54,7 @@ pub(crate) async fn record_transitions(jobs: &Jobs, tx: &mut Transaction, messag
             enforce_cancellation(jobs, tx, job, jobs.clock.now() - TimeDelta::minutes(1)).await?;
         }
     }
-    Ok(())
+    release_queued(jobs, tx, Some(&ended)).await
 }
 
 /// One of each attempt.

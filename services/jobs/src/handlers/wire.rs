@@ -2,14 +2,15 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
 use kernel::{AuditAction, Result, Transaction};
 use subjects::audit::v1::Outcome;
 use subjects::free::v1::RawJson;
 use subjects::jobs::v1 as wire;
 
-use crate::domain::{DeadLetter, Job, JobError, QueueSettings};
+use crate::domain::{DeadLetter, Job, JobError, QueueSettings, Schedule};
 use crate::error::JobsError;
-use crate::storage;
+use crate::storage::{self, LastTick};
 
 /// A job as the API shows it.
 pub(super) fn job_to_wire(job: Job, errors: Vec<JobError>) -> wire::Job {
@@ -64,7 +65,7 @@ pub(super) fn queue_to_wire(
     name: &str,
     settings: &QueueSettings,
     state: &kernel::jobs::QueueState,
-    now: chrono::DateTime<chrono::Utc>,
+    now: DateTime<Utc>,
 ) -> wire::Queue {
     let bounded = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     let age = state.oldest.map_or(0, |oldest| (now - oldest).num_milliseconds().max(0));
@@ -126,4 +127,57 @@ pub(super) async fn record(
 ) -> Result<()> {
     let details = details.to_string();
     tx.record(AuditAction { action, target_type, target_id, outcome: Outcome::Success, details }).await
+}
+
+/// A schedule as the API shows it.
+pub(super) fn schedule_to_wire(schedule: Schedule, last: LastTick, now: DateTime<Utc>) -> wire::Schedule {
+    let timing = schedule.timing().filter(|_| !schedule.paused);
+    let plan = schedule.plan;
+    wire::Schedule {
+        id: schedule.id,
+        name: plan.name,
+        cron: plan.cron,
+        time_zone: plan.time_zone,
+        queue: plan.queue,
+        kind: plan.kind,
+        args: Some(RawJson { text: plan.args }),
+        overlap: plan.overlap.to_wire().into(),
+        catch_up: plan.catch_up.to_wire().into(),
+        catch_up_max: plan.catch_up_max,
+        jitter_ms: plan.jitter_ms,
+        max_attempts: plan.max_attempts,
+        timeout_ms: plan.timeout_ms,
+        paused: schedule.paused,
+        service: schedule.service.unwrap_or_default(),
+        next_at: timing.and_then(|timing| timing.after(now).next()).map(Into::into),
+        last_at: last.due_at.map(Into::into),
+        last_outcome: last.outcome.map(|outcome| outcome.to_wire().into()).unwrap_or_default(),
+        last_job_id: last.job_id.unwrap_or_default(),
+        created_at: Some(schedule.created_at.into()),
+        updated_at: Some(schedule.updated_at.into()),
+    }
+}
+
+/// A schedule with what was decided last.
+pub(super) async fn show_schedule(
+    tx: &mut Transaction,
+    schedule: Schedule,
+    now: DateTime<Utc>,
+) -> Result<wire::Schedule> {
+    let last = storage::last_ticks(tx, std::slice::from_ref(&schedule.id)).await?.pop().unwrap_or_default();
+    Ok(schedule_to_wire(schedule, last, now))
+}
+
+/// The schedule of this id.
+pub(super) async fn find_schedule(tx: &mut Transaction, id: &str) -> Result<Schedule> {
+    Ok(storage::find_schedule(tx, id).await?.ok_or(JobsError::ScheduleNotFound)?)
+}
+
+/// The same, of those that were made over the API.
+pub(super) async fn own_schedule(tx: &mut Transaction, id: &str) -> Result<Schedule> {
+    let schedule = find_schedule(tx, id).await?;
+    match schedule.service {
+        Some(service) => Err(JobsError::Declared(service).into()),
+        None => Ok(schedule),
+    }
 }

@@ -3,6 +3,7 @@
 mod jobs;
 mod letters;
 mod queues;
+mod schedules;
 
 pub(crate) use jobs::{
     JobFilter, NewJob, Told, apply, delete_ended, find_jobs, insert_errors, insert_jobs, list_errors, list_jobs,
@@ -13,6 +14,11 @@ pub(crate) use letters::{
     list_oldest_letters, mark_replayed,
 };
 pub(crate) use queues::{find_queue, list_queues, make_queues, put_queue};
+pub(crate) use schedules::{
+    LastTick, count_open, count_schedules, delete_schedule, delete_ticks, delete_undeclared, find_schedule,
+    insert_tick, last_ticks, list_queued, list_schedules, may_plan, note_planned, note_store, put_schedule, queue_tick,
+    start_queued,
+};
 
 fn unexpected(column: &str) -> sqlx::Error {
     sqlx::Error::Decode(format!("{column} holds what this service never wrote").into())
