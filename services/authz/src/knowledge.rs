@@ -11,7 +11,7 @@ use kernel::{Caller, Context, Database, Error, Result};
 use subjects::identity::v1::{GetUserRolesRequest, IdentityClient};
 use uuid::Uuid;
 
-use crate::domain::{Catalogue, Engine, Fault, GroupHolding, Holdings};
+use crate::domain::{Catalogue, Engine, Fault, GroupHolding, Holdings, Policy};
 use crate::storage;
 
 /// What is kept of users at most.
@@ -113,14 +113,33 @@ impl Knowledge {
         self.look(consistency).await?.at_user(cx, user_id).await
     }
 
+    /// The same, only to decide about what is declared: where it must be read, of the policy only the user's part is. So nobody
+    /// waits for thousands of roles at each decision while what is kept cannot be used.
+    pub(crate) async fn of_holder(&self, cx: &Context, user_id: Uuid, consistency: Consistency) -> Result<Known> {
+        if self.is_at_hand(consistency).await {
+            return self.look_at_hand().await?.at_user(cx, user_id).await;
+        }
+        let token = self.changes.token();
+        let holdings = self.read_holdings(cx, user_id).await?;
+        let roles: Vec<String> = holdings.roles().map(str::to_owned).collect();
+        let policy = storage::load_policy_of(&mut *self.database.pool().acquire().await?, &roles).await?;
+        Ok(Known { engine: self.compile(policy), holdings: Arc::new(holdings), token })
+    }
+
     /// A look at what is known, for one user or several. Waits a little for what is on its way here; what does not come is
     /// read.
     pub(crate) async fn look(&self, consistency: Consistency) -> Result<Look<'_>> {
-        let at_hand = self.is_at_hand(consistency).await;
+        if self.is_at_hand(consistency).await {
+            return self.look_at_hand().await;
+        }
+        let token = self.changes.token();
+        Ok(Look { knowledge: self, at_hand: false, token, engine: self.read_engine().await? })
+    }
+
+    async fn look_at_hand(&self) -> Result<Look<'_>> {
         // Asked before anything is read, which may be newer, and is never older.
         let token = self.changes.token();
-        let engine = if at_hand { self.engine().await? } else { self.read_engine().await? };
-        Ok(Look { knowledge: self, at_hand, token, engine })
+        Ok(Look { knowledge: self, at_hand: true, token, engine: self.engine().await? })
     }
 
     /// Whether what is kept may be used for an answer that must be so new.
@@ -141,8 +160,12 @@ impl Knowledge {
     /// The policy as it is stored.
     async fn read_engine(&self) -> Result<Arc<Engine>> {
         let policy = storage::load_policy(&mut *self.database.pool().acquire().await?).await?;
+        Ok(self.compile(policy))
+    }
+
+    fn compile(&self, policy: Policy) -> Arc<Engine> {
         let version = self.engines.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Engine::new(policy, self.catalogue.permissions(), version)))
+        Arc::new(Engine::new(policy, self.catalogue.permissions(), version))
     }
 
     /// What a user holds, as identity says now.
@@ -164,7 +187,7 @@ impl Decide for Knowledge {
     fn decide<'a>(&'a self, cx: &'a Context, permission: &'a str) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
             let Ok(user_id) = parse_user_id(cx.user_id()?) else { return Ok(false) };
-            let known = self.of_user(cx, user_id, Consistency::Any).await.map_err(|error| {
+            let known = self.of_holder(cx, user_id, Consistency::Any).await.map_err(|error| {
                 let detail = "Whether this is allowed cannot be decided just now.";
                 Error::new(503, "authorization_unavailable", detail).with_source(error)
             })?;

@@ -14,7 +14,7 @@ pub(crate) async fn authorize(authz: &Authz, cx: &Context, request: AuthorizeReq
     let permission = Pattern::parse(&request.permission).map_err(AuthzError::from)?;
     let consistency = parse_consistency(&request.consistency_token)?;
 
-    let known = authz.knowledge.of_user(cx, user_id, consistency).await?;
+    let known = authz.knowledge.of_holder(cx, user_id, consistency).await?;
 
     let inherited = known.holdings.roles().flat_map(|role| known.engine.policy().with_inherited(role));
     let mut roles: Vec<String> = inherited.map(|role| role.name.to_string()).collect();

@@ -79,7 +79,7 @@ async fn admit(authz: &Authz, cx: &Context, endpoint: &'static Endpoint, users: 
     let subjects::Access::Permission(permission) = LIST_USER_PERMISSIONS.access else {
         return Err(Error::internal().with_source("ListUserPermissions has no permission"));
     };
-    if authz.knowledge.of_user(cx, caller, Consistency::Any).await?.allows(permission) {
+    if authz.knowledge.of_holder(cx, caller, Consistency::Any).await?.allows(permission) {
         return Ok(());
     }
     authz.database.record_denied(cx, endpoint).await?;
