@@ -28,13 +28,22 @@ pub(super) struct Outcome {
     pub(super) stuck: Option<String>,
 }
 
-/// What became of one stream's messages.
+/// What became of messages of one stream.
 #[derive(Debug, Default)]
 struct Sent {
     places: Vec<Place>,
     /// Rows whose outcome is unknown.
     unknown: Vec<i64>,
     stuck: Option<PublishError>,
+}
+
+/// What is to be noted of one stream's messages.
+#[derive(Debug)]
+struct Notes {
+    acknowledged: Option<Acknowledged>,
+    unknown: Vec<i64>,
+    /// Held until it is noted: that is how long it took.
+    _spans: Vec<Span>,
 }
 
 pub(super) async fn run(
@@ -57,57 +66,68 @@ pub(super) async fn run(
         }
     }
     let mut unsent = step(ledger.unsent()).await?;
+    let mut notes = None;
     for stream in asked {
         let messages: Vec<Unsent> = unsent.extract_if(.., |message| message.stream == stream.name()).collect();
         if messages.is_empty() {
             continue;
         }
         more |= messages.len() >= ROUND_MESSAGES_MAX.unsigned_abs() as usize;
-        let problem = relay(ledger, publisher, measures, stream.name(), &messages).await?;
+        // The database notes what the broker said of one stream while the broker stores the next one's.
+        let noting = note(ledger, notes.take());
+        let (noted, sent) = tokio::join!(noting, relay(publisher, measures, stream.name(), &messages));
+        noted?;
+        let problem;
+        (notes, problem) = sent;
         stuck = stuck.or_else(|| problem.map(|error| format!("{}: {error}", stream.name())));
     }
+    note(ledger, notes).await?;
     if !more && stuck.is_none() {
         step(ledger.release()).await?;
     }
     Ok(Outcome { more, stuck })
 }
 
-/// Sends one stream's messages and notes what became of them.
+/// Sends one stream's messages, and says what is to be noted of them.
 async fn relay(
-    ledger: &mut Ledger,
     publisher: &mut Publisher,
     measures: &RelayMeasures,
     stream: &'static str,
     messages: &[Unsent],
-) -> Result<Option<PublishError>, RelayError> {
+) -> (Option<Notes>, Option<PublishError>) {
     // Known beforehand, so that what is stored can also be noted.
     match publisher.stream_created(stream).await {
         Ok(created) if publisher.is_surveyed(stream, created) => {}
-        Ok(_) => return Ok(Some(PublishError::NotSent("the stream was made anew".to_owned()))),
-        Err(error) => return Ok(Some(error)),
+        Ok(_) => return (None, Some(PublishError::NotSent("the stream was made anew".to_owned()))),
+        Err(error) => return (None, Some(error)),
     }
-    // Held until what became of them is noted: that is how long it took.
-    let _spans: Vec<_> = messages.iter().map(publish_span).collect();
-    let mut sent = send(publisher, measures, stream, messages).await;
-    if !sent.places.is_empty() {
+    let spans = messages.iter().map(publish_span).collect();
+    let Sent { places, mut unknown, mut stuck } = send(publisher, measures, stream, messages).await;
+    let mut acknowledged = None;
+    if !places.is_empty() {
         match publisher.stream_created(stream).await {
-            Ok(created) => {
-                let acknowledged = Acknowledged { stream, created, places: sent.places };
-                step(ledger.acknowledge(&acknowledged)).await?;
-            }
+            Ok(created) => acknowledged = Some(Acknowledged { stream, created, places }),
             Err(error) => {
-                sent.unknown.extend(sent.places.iter().map(|place| place.id));
-                sent.stuck = sent.stuck.or(Some(error));
+                unknown.extend(places.iter().map(|place| place.id));
+                stuck = stuck.or(Some(error));
             }
         }
     }
-    if !sent.unknown.is_empty() {
-        step(ledger.note_attempt(&sent.unknown)).await?;
-    }
-    if sent.stuck.is_some() {
+    if stuck.is_some() {
         publisher.forget_streams();
     }
-    Ok(sent.stuck)
+    (Some(Notes { acknowledged, unknown, _spans: spans }), stuck)
+}
+
+async fn note(ledger: &mut Ledger, notes: Option<Notes>) -> Result<(), RelayError> {
+    let Some(notes) = notes else { return Ok(()) };
+    if let Some(acknowledged) = &notes.acknowledged {
+        step(ledger.acknowledge(acknowledged)).await?;
+    }
+    if !notes.unknown.is_empty() {
+        step(ledger.note_attempt(&notes.unknown)).await?;
+    }
+    Ok(())
 }
 
 /// Belongs to the trace of the request that wrote the message.
