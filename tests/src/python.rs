@@ -3,10 +3,14 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Stdio,
     time::Duration,
 };
 
-use tokio::sync::OnceCell;
+use tokio::{
+    process::{Child, Command},
+    sync::OnceCell,
+};
 
 use crate::broker::User;
 
@@ -21,11 +25,25 @@ static PACKAGES: OnceCell<PathBuf> = OnceCell::const_new();
 /// Runs `tests/python/<script>` as a user of the broker, with more arguments; gives what it prints. Fails the test when
 /// the script fails.
 pub async fn run(cache: &Path, user: &User, script: &str, arguments: &[&str]) -> String {
+    let mut command = command(cache, user, script, arguments).await;
+    let output = tokio::time::timeout(CLIENT_MAX, command.output()).await.expect("the script ends in time");
+    let output = output.expect("python3 is there");
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{script} failed:\n{text}\n{errors}");
+    text.into_owned()
+}
+
+/// Starts such a script, which runs until it is killed, at the latest when it is dropped.
+pub async fn start(cache: &Path, user: &User, script: &str, arguments: &[&str]) -> Child {
+    let mut command = command(cache, user, script, arguments).await;
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("python3 is there")
+}
+
+async fn command(cache: &Path, user: &User, script: &str, arguments: &[&str]) -> Command {
     let packages = PACKAGES.get_or_init(|| install(cache)).await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script);
-    let mut command = tokio::process::Command::new("python3");
+    let mut command = Command::new("python3");
     command
-        .arg(&script)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script))
         .args(arguments)
         .env("PYTHONPATH", packages)
         .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -33,17 +51,13 @@ pub async fn run(cache: &Path, user: &User, script: &str, arguments: &[&str]) ->
         .env("NATS_SEED", user.seed.trim())
         .env("NATS_INBOX_PREFIX", format!("_INBOX.{}", user.name))
         .kill_on_drop(true);
-    let output = tokio::time::timeout(CLIENT_MAX, command.output()).await.expect("the script ends in time");
-    let output = output.expect("python3 is there");
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{} failed:\n{text}\n{errors}", script.display());
-    text.into_owned()
+    command
 }
 
 /// Installs the packages into a folder of the cache named after what they are for, unless they are there.
 async fn install(cache: &Path) -> PathBuf {
     let requirements = std::fs::read(REQUIREMENTS).expect("the requirements are in the repository");
-    let version = tokio::process::Command::new("python3").arg("--version").output().await.expect("python3 is there");
+    let version = Command::new("python3").arg("--version").output().await.expect("python3 is there");
     let tag = fingerprint(&[&requirements, &version.stdout]);
     let folder = cache.join(format!("python-{tag}"));
     if folder.exists() {
@@ -51,7 +65,7 @@ async fn install(cache: &Path) -> PathBuf {
     }
     // Installed beside and moved into place, so that an interrupted installation is not taken for a whole one.
     let unfinished = cache.join(format!("python-{tag}.{}", std::process::id()));
-    let status = tokio::process::Command::new("python3")
+    let status = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"])
         .args(["--require-hashes", "--requirement", REQUIREMENTS, "--target"])
         .arg(&unfinished)
