@@ -37,6 +37,16 @@ async fn jobs_are_submitted_watched_given_up_and_put_back_from_the_command_line(
     let queues = up.command(&["jobs", "queues", "list"]).await;
     assert!(queues.contains("diagnostics"), "{queues}");
 
+    up.command(&["jobs", "queues", "pause", "diagnostics"]).await;
+    up.command(&["jobs", "submit", "diagnostics", "echo", "--key", "held"]).await;
+    let told = up.command(&["doctor"]).await;
+    assert!(told.contains("the queue diagnostics is paused and 1 jobs wait"), "{told}");
+    up.command(&["jobs", "queues", "resume", "diagnostics"]).await;
+    up.command(&["jobs", "watch", "held"]).await;
+    let put = ["jobs", "queues", "put", "orders", "--rate", "2.5", "--concurrency", "7"];
+    let put = up.command(&put).await;
+    assert!(put.contains("ratePerSecond") && put.contains("2.5"), "{put}");
+
     let added = up.command(&["nats", "add-user", "shop", "--role", "producer", "--queue", "orders"]).await;
     assert!(added.contains("_INBOX.shop") && added.contains("nats-server knows it"), "{added}");
     let shop = up.user("shop").connect().await;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use subjects::broker::{OPS, PROVISION};
 
+use super::doctor_jobs::{self, Finding};
 use super::options::{Data, NatsAuthority};
 use super::output::print;
 use crate::platform::admin::{Admin, Running};
@@ -86,6 +87,23 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         Ok(0) => right("no dead letters wait")?,
         Ok(count) => notable(&format!("{count} dead letters wait; `trunkline events dead-letters list` says why"))?,
         Err(error) => found.wrong(&format!("dead letters: {error:#}"))?,
+    }
+    let jobs = async {
+        let url = admin.nats_url.as_deref().context("the platform was never ready")?;
+        let client = client::connect_trusting(url, &key_file, OPS, arguments.ca.file.as_deref()).await?;
+        doctor_jobs::check(&client, &arguments.data).await
+    };
+    match jobs.await {
+        Ok(findings) => {
+            for finding in findings {
+                match finding {
+                    Finding::Right(what) => right(&what)?,
+                    Finding::Note(what) => notable(&what)?,
+                    Finding::Wrong(what) => found.wrong(&what)?,
+                }
+            }
+        }
+        Err(error) => found.wrong(&format!("jobs: {error:#}"))?,
     }
     check_database(&admin, &mut found).await?;
 

@@ -5,6 +5,7 @@ mod audit;
 mod audit_export;
 mod audit_verify;
 mod doctor;
+mod doctor_jobs;
 mod events;
 mod jobs;
 mod migrate;
