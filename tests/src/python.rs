@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use crate::broker::User;
+use crate::{broker::User, servers::cache};
 
 /// The packages, with versions and hashes.
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/requirements.txt");
@@ -16,11 +16,35 @@ const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/requirem
 /// The longest a client may run.
 const CLIENT_MAX: Duration = Duration::from_mins(1);
 
+/// The longest a computation may take, on a machine that is busy with others.
+const COMPUTATION_MAX: Duration = Duration::from_mins(5);
+
 static PACKAGES: OnceCell<PathBuf> = OnceCell::const_new();
 
 /// Runs `tests/python/<script>` as a user of the broker, with more arguments; gives what it prints. Fails the test when
 /// the script fails.
 pub async fn run(cache: &Path, user: &User, script: &str, arguments: &[&str]) -> String {
+    let env = [
+        ("NATS_URL", user.url.clone()),
+        ("NATS_SEED", user.seed.trim().to_owned()),
+        ("NATS_INBOX_PREFIX", format!("_INBOX.{}", user.name)),
+    ];
+    execute(cache, script, arguments, env, CLIENT_MAX).await
+}
+
+/// Runs `tests/python/<script>`, which needs no platform, with arguments; gives what it prints. Fails the test when the script
+/// fails.
+pub async fn compute(script: &str, arguments: &[&str]) -> String {
+    execute(&cache(), script, arguments, [], COMPUTATION_MAX).await
+}
+
+async fn execute<const N: usize>(
+    cache: &Path,
+    script: &str,
+    arguments: &[&str],
+    env: [(&'static str, String); N],
+    max: Duration,
+) -> String {
     let packages = PACKAGES.get_or_init(|| install(cache)).await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script);
     let mut command = tokio::process::Command::new("python3");
@@ -29,11 +53,9 @@ pub async fn run(cache: &Path, user: &User, script: &str, arguments: &[&str]) ->
         .args(arguments)
         .env("PYTHONPATH", packages)
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("NATS_URL", &user.url)
-        .env("NATS_SEED", user.seed.trim())
-        .env("NATS_INBOX_PREFIX", format!("_INBOX.{}", user.name))
+        .envs(env)
         .kill_on_drop(true);
-    let output = tokio::time::timeout(CLIENT_MAX, command.output()).await.expect("the script ends in time");
+    let output = tokio::time::timeout(max, command.output()).await.expect("the script ends in time");
     let output = output.expect("python3 is there");
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{} failed:\n{text}\n{errors}", script.display());

@@ -11,6 +11,7 @@ mod migrate;
 mod nats;
 mod options;
 mod output;
+mod schedules;
 mod token;
 mod up;
 

@@ -275,6 +275,16 @@ impl JobBroker {
         }
     }
 
+    /// When the work queue was created: one that was lost and made anew holds nothing of what it held.
+    pub async fn queue_created_at(&self) -> Result<DateTime<Utc>> {
+        #[derive(Deserialize)]
+        struct Info {
+            created: DateTime<Utc>,
+        }
+        let info: Info = self.ask(&format!("STREAM.INFO.{}", job::STREAM), &json!({})).await?;
+        Ok(info.created)
+    }
+
     /// Has the broker say that a time of a schedule has come, at `fire_at`. Given again before that, it is said once.
     pub async fn plan_tick(&self, schedule_id: &str, due_at: DateTime<Utc>, fire_at: DateTime<Utc>) -> Result<()> {
         let mut headers = HeaderMap::new();

@@ -118,7 +118,8 @@ fn to_row(accepted: &Accepted) -> NewJob {
     }
 }
 
-fn pending(job: &NewJob, now: DateTime<Utc>) -> Transition {
+/// What is shown of a job that was just stored.
+pub(super) fn pending(job: &NewJob, now: DateTime<Utc>) -> Transition {
     Transition {
         job_id: job.id.clone(),
         queue: job.queue.clone(),

@@ -15,9 +15,9 @@ pub(crate) use letters::{
 };
 pub(crate) use queues::{find_queue, list_queues, make_queues, put_queue};
 pub(crate) use schedules::{
-    LastTick, count_open, count_schedules, delete_schedule, delete_ticks, delete_undeclared, find_schedule,
-    insert_tick, last_ticks, list_queued, list_schedules, may_plan, note_planned, note_store, put_schedule, queue_tick,
-    start_queued,
+    LastTick, close_lost, count_open, count_schedules, delete_schedule, delete_ticks, delete_undeclared, find_declared,
+    find_schedule, insert_tick, last_ticks, list_queued, list_schedules, may_plan, note_planned, note_store,
+    put_schedule, queue_tick, start_queued,
 };
 
 fn unexpected(column: &str) -> sqlx::Error {
