@@ -164,7 +164,7 @@ fn manage_jobs(publish: &mut BTreeSet<String>) {
         format!("$JS.API.CONSUMER.CREATE.{jobs}.>"),
         format!("$JS.API.CONSUMER.DELETE.{jobs}.*"),
         format!("$JS.API.CONSUMER.PAUSE.{jobs}.*"),
-        format!("$JS.API.CONSUMER.LIST.{jobs}"),
+        format!("$JS.API.CONSUMER.NAMES.{jobs}"),
         format!("$JS.API.STREAM.MSG.DELETE.{jobs}"),
         format!("$JS.API.STREAM.MSG.DELETE.{schedules}"),
         format!("$JS.API.STREAM.PURGE.{letters}"),

@@ -28,6 +28,9 @@ pub const ATTEMPTS_MAX: u32 = 1_000;
 /// Milliseconds that an attempt may take, or a pause, at most: a day.
 pub const DURATION_MS_MAX: u32 = 86_400_000;
 
+/// Bytes of a concurrency key at most.
+pub const CONCURRENCY_KEY_BYTES_MAX: usize = 128;
+
 /// Queue names that would be mistaken for something else.
 pub const RESERVED_QUEUES: [&str; 4] = ["schedules", "due", "dlq", "work"];
 
@@ -45,6 +48,10 @@ pub mod header {
     pub const EXPIRES_AT: &str = "Job-Expires-At";
     /// The first pause before another attempt.
     pub const BACKOFF_BASE_MS: &str = "Job-Backoff-Base-Ms";
+    /// Of the jobs of a queue that have the same one, one runs at a time.
+    pub const CONCURRENCY_KEY: &str = "Job-Concurrency-Key";
+    /// `true` where the id must stay unique for longer than the broker remembers it.
+    pub const UNIQUE: &str = "Job-Unique";
 
     /// The id of a job that a schedule fired. This and those below are believed only beside [`SCHEDULER`].
     pub const ID: &str = "Job-Id";
@@ -252,6 +259,11 @@ pub fn runner_of(queue: &str) -> Option<&'static str> {
 /// Whether anybody who may submit may submit to this queue: no service keeps it for itself.
 pub fn is_open(queue: &str) -> bool {
     !RESERVED_QUEUES.contains(&queue) && contracts().filter(|job| job.queue == queue).all(|job| job.open)
+}
+
+/// Whether a text can be a concurrency key: 1 to 128 visible characters of ASCII.
+pub fn is_concurrency_key(text: &str) -> bool {
+    (1..=CONCURRENCY_KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Every job that a service has declared.

@@ -36,6 +36,8 @@ async fn a_submission_that_is_not_valid_is_refused_by_its_field_and_leaves_nothi
         ("/runAt", with("runAt", json!("tomorrow"))),
         ("/expiresAt", with("expiresAt", json!("2020-01-01T00:00:00Z"))),
         ("/idempotencyKey", with("idempotencyKey", json!("a b"))),
+        ("/concurrencyKey", with("concurrencyKey", json!("a b"))),
+        ("/concurrencyKey", with("concurrencyKey", json!("k".repeat(129)))),
         ("/dependsOn", with("dependsOn", json!(["x"]))),
     ];
 
@@ -57,12 +59,14 @@ async fn a_published_job_that_cannot_be_read_is_given_up_with_the_reason() {
     let platform = Setup::new().start().await;
     let admin = platform.admin().await;
     let producer = platform.user("producer").connect().await;
-    let cases: [Case; 9] = [
+    let cases: [Case; 11] = [
         ("jobs.diagnostics.echo", &[("Job-Max-Attempts", "-1")], "{}", "Job-Max-Attempts"),
         ("jobs.diagnostics.echo", &[("Job-Timeout-Ms", "99999999999999999999")], "{}", "Job-Timeout-Ms"),
         ("jobs.diagnostics.echo", &[("Job-Expires-At", "soon")], "{}", "Job-Expires-At"),
         ("jobs.diagnostics.echo", &[("Nats-Msg-Id", "other.kind:x")], "{}", "Nats-Msg-Id"),
         ("jobs.diagnostics.echo", &[("Nats-Msg-Id", "no prefix")], "{}", "Nats-Msg-Id"),
+        ("jobs.diagnostics.echo", &[("Job-Concurrency-Key", "two words")], "{}", "Job-Concurrency-Key"),
+        ("jobs.diagnostics.echo", &[("Job-Unique", "maybe")], "{}", "Job-Unique"),
         ("jobs.diagnostics.echo.low", &[], "{", "no JSON"),
         ("jobs.diagnostics.sleep", &[], r#"{"ms":"long"}"#, "/ms"),
         ("jobs.diagnostics.sleep", &[], r#"{"ms":60001}"#, "/ms"),
@@ -89,7 +93,7 @@ async fn a_published_job_that_cannot_be_read_is_given_up_with_the_reason() {
     let shown = admin.get(&format!("/api/v1/dead-letters/{}", broken["id"].as_str().unwrap())).await.json(200);
     assert_eq!((&shown["args"], &shown["body"]), (&Value::Null, &json!("ew==")));
     let counted = platform.metric("jobs", "trunkline_jobs_dead_lettered_total").await;
-    assert_eq!(counted.to_string(), "8", "the unnamed one has no queue");
+    assert_eq!(counted.to_string(), "10", "the unnamed one has no queue");
 
     // A job that has expired is not run; a subject that means nothing is not acknowledged.
     jobs::publish(&producer, "jobs.diagnostics.echo", &[("Job-Expires-At", "2020-01-01T00:00:00Z")], "{}")

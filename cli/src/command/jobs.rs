@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use futures::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
+use subjects::Timestamp;
 use subjects::broker::OPS;
 use subjects::job;
 use subjects::subject::Token;
@@ -69,6 +70,9 @@ pub(super) struct Submit {
     /// Its id; the same key is the same job
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
+    /// Of the jobs of the queue with the same key one runs at a time
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
     /// Wait until it has ended, and show how it goes
     #[arg(long)]
     watch: bool,
@@ -149,7 +153,7 @@ pub(super) struct ListLetters {
 pub(super) struct Replay {
     #[command(flatten)]
     data: Data,
-    /// The job's id; left out, the oldest 1,000 of the queue and kind given
+    /// The job's id; left out, all of the queue and kind given, the oldest first
     id: Option<String>,
     /// Only of this queue
     #[arg(long, value_name = "QUEUE")]
@@ -233,6 +237,12 @@ pub(super) struct PutQueue {
     /// The longest pause
     #[arg(long, value_name = "MS")]
     backoff_max_ms: Option<u32>,
+    /// Jobs that begin in a second, over all instances; 0.1 is one in ten seconds
+    #[arg(long, value_name = "PER_SECOND")]
+    rate: Option<f64>,
+    /// Jobs that may begin at once where none has for a while
+    #[arg(long, value_name = "N", requires = "rate")]
+    burst: Option<u32>,
 }
 
 pub(super) async fn run(command: Command) -> Result<()> {
@@ -263,6 +273,7 @@ async fn submit(arguments: Submit) -> Result<()> {
         ("priority", arguments.priority.map(|priority| priority.to_ascii_uppercase().into())),
         ("maxAttempts", arguments.max_attempts.map(Value::from)),
         ("idempotencyKey", arguments.key.map(Value::from)),
+        ("concurrencyKey", arguments.concurrency_key.map(Value::from)),
     ];
     for (field, value) in optional {
         if let Some(value) = value {
@@ -304,7 +315,8 @@ async fn list_queues(list: &ListQueues) -> Result<()> {
     let session = Session::open(&list.data).await?;
     let reply: Value = session.get("/api/v1/queues", &[]).await?;
     let queues = reply["items"].as_array().cloned().unwrap_or_default();
-    let columns = ["name", "pending", "running", "oldestAgeMs", "paused", "concurrency", "maxAttempts"];
+    let columns =
+        ["name", "pending", "running", "oldestAgeMs", "paused", "concurrency", "ratePerSecond", "maxAttempts"];
     show_list(&queues, &columns, false, 0, list.json)
 }
 
@@ -315,6 +327,8 @@ async fn put_queue(arguments: &PutQueue) -> Result<()> {
         "timeoutMs": arguments.timeout_ms.unwrap_or_default(),
         "backoffBaseMs": arguments.backoff_base_ms.unwrap_or_default(),
         "backoffMaxMs": arguments.backoff_max_ms.unwrap_or_default(),
+        "ratePerSecond": arguments.rate.unwrap_or_default(),
+        "rateBurst": arguments.burst.unwrap_or_default(),
     });
     let session = Session::open(&arguments.one.data).await?;
     let path = format!("/api/v1/queues/{}", token(&arguments.one.queue)?);
@@ -334,13 +348,27 @@ async fn replay(arguments: Replay) -> Result<()> {
         return show_job(&act(&one, "dead-letters", "replay").await?, one.json);
     }
     let mut body = which(arguments.queue.as_ref(), arguments.kind.as_ref());
-    body["ratePerSecond"] = arguments.rate.unwrap_or_default().into();
+    let rate = arguments.rate.unwrap_or_default();
+    body["ratePerSecond"] = rate.into();
+    // One that is given up again meanwhile is left for a person to look at.
+    body["failedBefore"] = serde_json::to_value(Timestamp::from(kernel::Clock::system().now()))?;
     let session = Session::open(&arguments.data).await?;
-    let reply: Value = session.send(Method::POST, "/api/v1/dead-letters/replay", &[], Some(&body)).await?;
-    if arguments.json {
-        return print(&reply.to_string());
+    let mut all = 0;
+    // Each call takes some; what it has taken comes back over its time, so the next waits for that.
+    loop {
+        let reply: Value = session.send(Method::POST, "/api/v1/dead-letters/replay", &[], Some(&body)).await?;
+        let (replayed, remaining) = (reply["replayed"].as_u64(), reply["remaining"].as_u64());
+        let (replayed, remaining) = (replayed.unwrap_or_default(), remaining.unwrap_or_default());
+        all += replayed;
+        let told = format!("replayed: {all}, remaining: {remaining}");
+        print(&if arguments.json { reply.to_string() } else { told })?;
+        if replayed == 0 || remaining == 0 {
+            return Ok(());
+        }
+        if rate > 0 {
+            tokio::time::sleep(Duration::from_millis(replayed * 1_000 / u64::from(rate))).await;
+        }
     }
-    print(&format!("replayed: {}, remaining: {}", reply["replayed"], reply["remaining"]))
 }
 
 async fn purge(arguments: Purge) -> Result<()> {

@@ -255,6 +255,16 @@ impl JobBroker {
         }
     }
 
+    /// When the work queue was created: one that was lost and made anew knows nothing of what was in it before.
+    pub(super) async fn made_at(&self) -> Result<DateTime<Utc>> {
+        #[derive(Deserialize)]
+        struct Info {
+            created: DateTime<Utc>,
+        }
+        let info: Info = self.ask(&format!("STREAM.INFO.{}", job::STREAM), &json!({})).await?;
+        Ok(info.created)
+    }
+
     /// How many jobs and times of schedules wait in `SCHEDULES` for their time; each has a subject of its own.
     pub async fn schedules(&self) -> Result<u64> {
         let info: Value = self.ask(&format!("STREAM.INFO.{}", job::SCHEDULES), &json!({})).await?;
@@ -311,6 +321,26 @@ impl JobBroker {
             self.ask::<Value>(&api, &json!({ "stream_name": job::STREAM, "config": config })).await?;
         }
         Ok(())
+    }
+
+    /// The names of the work queue's consumers.
+    pub async fn consumers(&self) -> Result<BTreeSet<String>> {
+        #[derive(Deserialize)]
+        struct Page {
+            total: usize,
+            #[serde(default)]
+            consumers: Vec<String>,
+        }
+        let mut all = BTreeSet::new();
+        loop {
+            let api = format!("CONSUMER.NAMES.{}", job::STREAM);
+            let page: Page = self.ask(&api, &json!({ "offset": all.len() })).await?;
+            let found = page.consumers.len();
+            all.extend(page.consumers);
+            if found == 0 || all.len() >= page.total {
+                return Ok(all);
+            }
+        }
     }
 
     /// Holds a queue, or lets it go on.

@@ -13,19 +13,22 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use serde::Deserialize;
 use subjects::free::v1::RawJson;
-use subjects::job::Place;
+use subjects::job::{Place, header};
 use subjects::jobs::v1::Transition;
 use subjects::jobs::v1::job::State;
 use subjects::subject::Token;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::broker::JobBroker;
+use super::broker::{JobBroker, Stored, append, copied, rfc3339};
 use super::delegate::Workers;
 use super::job::Job;
 use super::journal::{self, Entry};
+use super::keys::Keys;
 use super::leases::{Lease, Leases};
 use super::queue::{self, QueueHandle};
+use super::rate::Rate;
 use super::run::Work;
 use crate::{Clock, Database, Ids, Lifecycle, Metrics, Random, Result, StartError};
 
@@ -45,9 +48,11 @@ struct Inner {
     database: Option<Database>,
     clock: Clock,
     random: Random,
+    ids: Ids,
     life: Lifecycle,
     drain: Duration,
     leases: Leases,
+    keys: Keys,
     journal: mpsc::Sender<Entry>,
     running: Mutex<HashMap<String, Vec<Running>>>,
     /// Held by the one job that is run although it came back.
@@ -110,16 +115,23 @@ impl Engine {
         let ids = Ids::new(clock.clone(), random.clone());
         let stop = infrastructure.stop_token();
         infrastructure.spawn("leases", leases.clone().keep(broker.client().clone(), stop.clone()));
-        infrastructure.spawn("journal", journal::write(service, broker.clone(), ids, leases.clone(), entries, stop));
+        let told = journal::write(service, broker.clone(), ids.clone(), leases.clone(), entries, stop.clone());
+        infrastructure.spawn("journal", told);
+        let keys = Keys::default();
+        if let Some(database) = &database {
+            infrastructure.spawn("concurrency-keys", keys.clone().keep(database.clone(), stop.clone()));
+        }
         let inner = Inner {
             service,
             broker,
             database,
             clock,
             random,
+            ids,
             life,
             drain,
             leases,
+            keys,
             journal,
             running: Mutex::default(),
             suspect: tokio::sync::Mutex::default(),
@@ -127,6 +139,9 @@ impl Engine {
         };
         let engine = Self(Arc::new(inner));
         engine.hear_cancellations(&infrastructure).await?;
+        if let Some(database) = engine.database().cloned() {
+            engine.life().spawn("waiting-jobs", engine.clone().sweep_keys(database, engine.life().stop_token()));
+        }
         Ok(engine)
     }
 
@@ -159,10 +174,10 @@ impl Engine {
         Workers::start(self.0.broker.client(), &self.0.life).await
     }
 
-    /// Runs a queue until the handle or the process stops; at most `concurrency` of its jobs at once here. Its consumers must
-    /// be there, or it waits for them.
-    pub fn run_queue(&self, queue: &str, concurrency: u32, work: Arc<dyn Work>) -> QueueHandle {
-        queue::start(self, queue, concurrency, work)
+    /// Runs a queue until the handle or the process stops; at most `concurrency` of its jobs at once here, and no more often
+    /// than `rate` says, over all instances. Its consumers must be there, or it waits for them.
+    pub fn run_queue(&self, queue: &str, concurrency: u32, rate: Option<Rate>, work: Arc<dyn Work>) -> QueueHandle {
+        queue::start(self, queue, concurrency, rate, work)
     }
 
     /// Tells what happens to a job, to who watches and for the history.
@@ -189,6 +204,14 @@ impl Engine {
 
     pub(super) fn random(&self) -> &Random {
         &self.0.random
+    }
+
+    pub(super) fn new_id(&self) -> Uuid {
+        self.0.ids.new_id()
+    }
+
+    pub(super) fn keys(&self) -> &Keys {
+        &self.0.keys
     }
 
     pub(super) fn life(&self) -> &Lifecycle {
@@ -237,6 +260,19 @@ impl Engine {
         self.0.measures.dead.get_or_create(&ByOutcome { queue: queue.to_owned(), outcome }).inc();
     }
 
+    /// Has a job come again at a time, with its numbers in headers. What a crashed run decided before is decided once.
+    pub(super) async fn put_off(&self, job: &Job, attempt: u32, waits: u32, run_at: DateTime<Utc>) -> Result<Stored> {
+        let own = [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT];
+        let mut headers = copied(&job.headers, |name| !own.contains(&name));
+        for (name, number) in [(header::ATTEMPT, attempt), (header::ROUND, job.round), (header::WAITS, waits)] {
+            append(&mut headers, name, &number.to_string());
+        }
+        append(&mut headers, header::CREATED_AT, &rfc3339(job.created_at));
+        let schedule = job.place.retry_schedule(self.service(), &job.id);
+        let id = format!("{}#{}.{attempt}.{waits}", job.place.message_id(&job.id), job.round);
+        self.broker().put_off(schedule, &job.place, &job.id, run_at, &id, headers, job.arguments.clone()).await
+    }
+
     /// Registers a run, so that it can be told to stop.
     pub(super) fn begin(&self, job: &Job) -> Begun {
         let token = CancellationToken::new();
@@ -251,7 +287,14 @@ impl Engine {
     pub(crate) async fn forget(&self) -> Result<()> {
         if let Some(database) = self.database() {
             let before = self.now() - LEDGER_KEPT;
-            sqlx::query("DELETE FROM job_ledger WHERE begun_at < $1").bind(before).execute(database.pool()).await?;
+            for statement in [
+                "DELETE FROM job_ledger WHERE begun_at < $1",
+                "DELETE FROM job_ids WHERE noted_at < $1",
+                "DELETE FROM job_keys WHERE expires_at < $1",
+                "DELETE FROM job_waiting WHERE dispatched_at < $1",
+            ] {
+                sqlx::query(statement).bind(before).execute(database.pool()).await?;
+            }
         }
         Ok(())
     }

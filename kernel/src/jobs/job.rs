@@ -54,6 +54,10 @@ pub struct Job {
     pub round: u32,
     /// How often it waited without an attempt.
     pub waits: u32,
+    /// Of the jobs of its queue with the same one, one runs at a time.
+    pub concurrency_key: Option<String>,
+    /// Whether one that had its id before makes it a duplicate, for as long as the ledger is kept.
+    pub unique: bool,
     pub(super) backoff_base: Duration,
     pub(super) backoff_max: Duration,
     /// As they came, without those of the broker.
@@ -61,6 +65,21 @@ pub struct Job {
 }
 
 impl Job {
+    /// Its name in the ledger. One that was made of a place in the stream is a different one when its store was lost, and the
+    /// places begin anew.
+    pub(super) fn ledger_id(&self) -> String {
+        let made_of_place = format!("{}-", job::STREAM);
+        if self.id.to_string().starts_with(&made_of_place) {
+            return format!("{}@{}", self.id, self.created_at.timestamp_micros());
+        }
+        self.id.to_string()
+    }
+
+    /// Whether this is not an attempt at what was taken before.
+    pub(super) fn is_first(&self) -> bool {
+        (self.round, self.attempt, self.waits) == (0, 1, 0)
+    }
+
     /// The trace of who submitted it.
     pub fn trace(&self) -> Option<TraceContext> {
         value(&self.headers, "traceparent").and_then(TraceContext::parse)
@@ -159,6 +178,19 @@ impl Delivery {
         };
         let expires_at =
             value(&self.headers, header::EXPIRES_AT).map(|text| time(header::EXPIRES_AT, text)).transpose()?;
+        let concurrency_key = match value(&self.headers, header::CONCURRENCY_KEY) {
+            Some(key) if job::is_concurrency_key(key) => Some(key.to_owned()),
+            Some(_) => return Err(fault(header::CONCURRENCY_KEY, "must be 1 to 128 visible characters of ASCII")),
+            None => None,
+        };
+        let unique = match value(&self.headers, header::UNIQUE) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(fault(header::UNIQUE, "must be true or false")),
+        };
+        if unique && !fired && value(&self.headers, header::MESSAGE_ID).is_none() {
+            return Err(fault(header::UNIQUE, &format!("needs an id in {}", header::MESSAGE_ID)));
+        }
         let created_at = trusted(header::CREATED_AT).map(|text| time(header::CREATED_AT, text)).transpose()?;
         Ok(Job {
             id,
@@ -170,6 +202,8 @@ impl Delivery {
             expires_at,
             round: count(header::ROUND, 0)?,
             waits: count(header::WAITS, 0)?,
+            concurrency_key,
+            unique,
             backoff_base: Duration::from_millis(base_ms.into()),
             backoff_max: Duration::from_millis(patience.backoff_max_ms.into()),
             headers: self.own_headers(),
@@ -273,10 +307,28 @@ mod tests {
             ("Job-Timeout-Ms", "99999999999999999999"),
             ("Job-Expires-At", "tomorrow"),
             ("Job-Backoff-Base-Ms", "1.5"),
+            ("Job-Concurrency-Key", ""),
+            ("Job-Concurrency-Key", "two words"),
+            ("Job-Unique", "yes"),
+            ("Job-Unique", "true"),
         ] {
             assert!(read(&[(name, text)], "{}").unwrap_err().contains(name), "{name}: {text}");
         }
         assert!(read(&[], "{").unwrap_err().contains("no JSON"));
+    }
+
+    #[test]
+    fn an_id_that_was_made_of_a_place_is_another_one_in_another_store() {
+        let mut job = read(&[], "{}").unwrap();
+        let first = job.ledger_id();
+        job.created_at += chrono::TimeDelta::seconds(1);
+        assert_ne!(job.ledger_id(), first);
+        assert!(first.len() <= 64);
+
+        let own =
+            read(&[("Nats-Msg-Id", "q.k:abc"), ("Job-Unique", "true"), ("Job-Concurrency-Key", "a/1")], "").unwrap();
+        assert_eq!((own.ledger_id().as_str(), own.unique, own.concurrency_key.as_deref()), ("abc", true, Some("a/1")));
+        assert!(own.is_first());
     }
 
     #[test]

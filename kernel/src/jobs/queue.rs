@@ -28,8 +28,10 @@ use tracing::{Instrument as _, Span};
 use super::broker::{append, copied, rfc3339};
 use super::engine::{Engine, transition};
 use super::job::{Delivery, Job};
+use super::keys::Asked;
 use super::leases::Lease;
 use super::pull::Pull;
+use super::rate::{Rate, Turns};
 use super::run::{Outcome, Run, Work};
 use crate::telemetry::{self, Kind};
 use crate::{Context, Error};
@@ -59,6 +61,12 @@ const GIVING_BACK: Duration = Duration::from_secs(2);
 /// Deliveries after which a job that others run is given up: the process that should have it run has died as often.
 const DELIVERIES_MAX: u64 = 100;
 
+impl Held {
+    fn lane(&self) -> Lane {
+        self.delivery.place().map_or(Lane::Normal, |place| place.lane)
+    }
+}
+
 /// A queue that runs.
 #[derive(Debug)]
 pub struct QueueHandle {
@@ -82,6 +90,7 @@ struct Runner {
     engine: Engine,
     queue: String,
     concurrency: usize,
+    rate: Option<Rate>,
     work: Arc<dyn Work>,
     stop: CancellationToken,
     /// The time for stopping is over.
@@ -94,11 +103,18 @@ struct Held {
     lease: Lease,
 }
 
-pub(super) fn start(engine: &Engine, queue: &str, concurrency: u32, work: Arc<dyn Work>) -> QueueHandle {
+pub(super) fn start(
+    engine: &Engine,
+    queue: &str,
+    concurrency: u32,
+    rate: Option<Rate>,
+    work: Arc<dyn Work>,
+) -> QueueHandle {
     let stop = engine.life().stop_token().child_token();
     let runner = Runner {
         queue: queue.to_owned(),
         concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX).max(1),
+        rate,
         work,
         stop: stop.clone(),
         interrupt: CancellationToken::new(),
@@ -112,10 +128,18 @@ pub(super) fn start(engine: &Engine, queue: &str, concurrency: u32, work: Arc<dy
 impl Runner {
     async fn run(self) {
         let taken = self.concurrency.min(TAKEN_MAX);
-        let [(high, mut highs), (normal, mut normals), (low, mut lows)] = [(); 3].map(|()| mpsc::channel(taken));
+        let limited = self.rate.zip(self.engine.database());
+        // What may begin, one by one, where that is limited: those that wait for their turn lie before it.
+        let ready = if limited.is_some() { 1 } else { taken };
+        let [(high, mut highs), (normal, mut normals), (low, mut lows)] = [(); 3].map(|()| mpsc::channel(ready));
         let taking = async {
-            let lanes = [(Lane::High, high), (Lane::Normal, normal), (Lane::Low, low)];
-            futures::future::join_all(lanes.map(|(lane, sender)| self.take(lane, sender))).await;
+            match limited {
+                None => self.take_all([high, normal, low]).await,
+                Some((rate, database)) => {
+                    drop((high, low));
+                    self.take_in_turn(Turns::new(database, &self.queue, rate), rate, normal).await;
+                }
+            }
         };
         let running = async {
             let mut running = FuturesUnordered::new();
@@ -155,6 +179,51 @@ impl Runner {
             ((), ()) = async { tokio::join!(taking, running) } => {}
             () = interrupting => {}
         }
+    }
+
+    async fn take_all(&self, [high, normal, low]: [mpsc::Sender<Held>; 3]) {
+        let lanes = [(Lane::High, high), (Lane::Normal, normal), (Lane::Low, low)];
+        futures::future::join_all(lanes.map(|(lane, sender)| self.take(lane, sender))).await;
+    }
+
+    /// Takes no more than have a turn soon, and lets each begin at its turn: the most urgent that is there by then.
+    async fn take_in_turn(&self, mut turns: Turns<'_>, rate: Rate, begins: mpsc::Sender<Held>) {
+        let taken = self.concurrency.min(usize::try_from(rate.at_once()).unwrap_or(TAKEN_MAX)).min(TAKEN_MAX);
+        let [(high, mut highs), (normal, mut normals), (low, mut lows)] = [(); 3].map(|()| mpsc::channel(taken));
+        let beginning = async {
+            let mut first = None;
+            loop {
+                let held = match first.take() {
+                    Some(held) => held,
+                    None => match next(&mut highs, &mut normals, &mut lows).await {
+                        Some(held) => held,
+                        None => return,
+                    },
+                };
+                let turn = async {
+                    let room = begins.reserve().await;
+                    turns.next().await;
+                    room
+                };
+                let Some(Ok(room)) = self.stop.run_until_cancelled(turn).await else {
+                    self.give_back(&held).await;
+                    continue;
+                };
+                let urgent = match held.lane() {
+                    Lane::High => None,
+                    Lane::Normal => highs.try_recv().ok(),
+                    Lane::Low => highs.try_recv().or_else(|_| normals.try_recv()).ok(),
+                };
+                match urgent {
+                    Some(urgent) => {
+                        first = Some(held);
+                        room.send(urgent);
+                    }
+                    None => room.send(held),
+                }
+            }
+        };
+        tokio::join!(self.take_all([high, normal, low]), beginning);
     }
 
     /// Takes jobs of one lane until it is stopped.
@@ -201,10 +270,10 @@ impl Runner {
         }
     }
 
-    async fn handle_job(&self, held: Held, mut job: Job) {
+    async fn handle_job(&self, held: Held, job: Job) {
         let now = self.engine.now();
         if job.expires_at.is_some_and(|expires_at| expires_at <= now) {
-            let waited = job.waits > 0 && job.attempt == 1;
+            let waited = job.waits > 0 && job.attempt == 1 && job.concurrency_key.is_none();
             let (reason, error) = if waited {
                 (Reason::NoHandler, "Nobody served its kind before it expired.")
             } else {
@@ -212,15 +281,35 @@ impl Runner {
             };
             return self.bury(&held, &job, reason, error, None).await;
         }
+        let Some(database) = self.engine.database() else { return self.run_job(&held, job, None).await };
+        if job.unique && job.is_first() {
+            match self.engine.is_duplicate(database, &job, &held.delivery).await {
+                Ok(false) => {}
+                Ok(true) => return self.drop_duplicate(&held, &job).await,
+                Err(error) => return self.wait_for_ledger(&held, &error).await,
+            }
+        }
+        match job.concurrency_key.clone() {
+            None => self.run_job(&held, job, None).await,
+            Some(key) => match self.engine.take_key(database, &job, &key).await {
+                Ok(Asked::Taken(key)) => {
+                    self.run_job(&held, job, Some(&key.lost)).await;
+                    self.engine.give_key_back(database, key).await;
+                }
+                Ok(Asked::Kept) => self.wait_for_key(&held, job).await,
+                Err(error) => self.wait_for_ledger(&held, &error).await,
+            },
+        }
+    }
+
+    /// Runs a job that may run, or gives it up for good where it has done so often enough. `lost` ends it.
+    async fn run_job(&self, held: &Held, mut job: Job, lost: Option<&CancellationToken>) {
         let came_back = held.delivery.delivered > 1;
         let _alone = if came_back && self.work.is_in_process() {
             let alone = self.engine.suspect().lock().await;
-            match self.note_begin(&job).await {
+            match self.engine.note_begin(&job).await {
                 Ok(begun_in_vain) => job.attempt = job.attempt.saturating_add(begun_in_vain),
-                Err(error) => {
-                    tracing::warn!(?error, "The ledger cannot be written; a job waits for it.");
-                    return self.give_back(&held).await;
-                }
+                Err(error) => return self.wait_for_ledger(held, &error).await,
             }
             Some(alone)
         } else {
@@ -234,18 +323,54 @@ impl Runner {
                 (Reason::Exhausted, "It has had all its attempts.")
             };
             job.attempt = job.attempt.min(job.attempts_max);
-            return self.bury(&held, &job, reason, error, None).await;
+            return self.bury(held, &job, reason, error, None).await;
         }
         if self.stop.is_cancelled() {
-            return self.give_back(&held).await;
+            return self.give_back(held).await;
         }
         let started_at = self.engine.now();
-        let outcome = self.attempt(&job, started_at).await;
-        self.decide(&held, job, outcome, started_at).await;
+        let outcome = self.attempt(&job, started_at, lost).await;
+        self.decide(held, job, outcome, started_at).await;
+    }
+
+    /// The message is not the job of this id: that came before.
+    async fn drop_duplicate(&self, held: &Held, job: &Job) {
+        self.engine.count(&self.queue, "duplicate");
+        tracing::info!(queue = self.queue, id = %job.id, "A job was published again and is not run again.");
+        self.engine.leases().end(held.lease);
+        // One that is lost has it dropped once more.
+        let _ = self.engine.broker().client().publish(held.delivery.ack.clone(), Bytes::from_static(b"+ACK")).await;
+    }
+
+    /// Told when it is kept, and acknowledged then: it comes again by itself.
+    async fn wait_for_key(&self, held: &Held, mut job: Job) {
+        self.engine.count(&self.queue, "key_taken");
+        job.waits = job.waits.saturating_add(1);
+        let mut told = transition(&job, State::Waiting, self.engine.now());
+        told.args = arguments(&job);
+        self.engine.settle(told, held.lease, held.delivery.ack.clone()).await;
+    }
+
+    /// What asks something of the ledger waits while it cannot be asked.
+    async fn wait_for_ledger(&self, held: &Held, error: &Error) {
+        tracing::warn!(queue = self.queue, ?error, "The ledger cannot be asked; a job waits for it.");
+        self.engine.leases().end(held.lease);
+        let later = Bytes::from_static(br#"-NAK {"delay": 1000000000}"#);
+        let _ = self.engine.broker().client().publish(held.delivery.ack.clone(), later).await;
+    }
+
+    /// What asked for an id that stays unique has ended.
+    async fn note_end(&self, job: &Job) {
+        if let Some(database) = self.engine.database().filter(|_| job.unique)
+            && let Err(error) = self.engine.note_end(database, job).await
+        {
+            // Counts as if it went on: published again it is dropped all the same, unless the stream was lost meanwhile.
+            tracing::warn!(queue = self.queue, ?error, "That a job has ended cannot be noted.");
+        }
     }
 
     /// Runs one attempt within its time.
-    async fn attempt(&self, job: &Job, started_at: DateTime<Utc>) -> Outcome {
+    async fn attempt(&self, job: &Job, started_at: DateTime<Utc>, lost: Option<&CancellationToken>) -> Outcome {
         let begun = self.engine.begin(job);
         let (clock, random) = (self.engine.clock(), self.engine.random());
         let span = span(job);
@@ -273,6 +398,7 @@ impl Runner {
                 },
                 () = begun.token.cancelled() => return Outcome::Cancelled,
                 () = self.interrupt.cancelled() => return Outcome::Interrupted,
+                () = lost_key(lost) => return Outcome::Interrupted,
                 () = &mut told, if !is_told => {
                     is_told = true;
                     self.engine.note(Transition { args: arguments(job), ..running.clone() }).await;
@@ -297,6 +423,7 @@ impl Runner {
                 done.started_at = started.map(Into::into);
                 done.args = arguments(&job);
                 done.result = (!result.is_empty()).then_some(RawJson { text: result });
+                self.note_end(&job).await;
                 self.engine.settle(done, held.lease, held.delivery.ack.clone()).await;
             }
             Outcome::Cancelled => {
@@ -304,6 +431,7 @@ impl Runner {
                 let mut cancelled = transition(&job, State::Cancelled, self.engine.now());
                 cancelled.started_at = started.map(Into::into);
                 cancelled.args = arguments(&job);
+                self.note_end(&job).await;
                 self.engine.settle(cancelled, held.lease, held.delivery.ack.clone()).await;
             }
             Outcome::Permanent(error) => self.bury(held, &job, Reason::Permanent, &error, started).await,
@@ -362,20 +490,7 @@ impl Runner {
     }
 
     async fn put_off(&self, job: &Job, attempt: u32, waits: u32, run_at: DateTime<Utc>) -> bool {
-        let own = [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT];
-        let mut headers = copied(&job.headers, |name| !own.contains(&name));
-        for (name, number) in [(header::ATTEMPT, attempt), (header::ROUND, job.round), (header::WAITS, waits)] {
-            append(&mut headers, name, &number.to_string());
-        }
-        append(&mut headers, header::CREATED_AT, &rfc3339(job.created_at));
-        let schedule = job.place.retry_schedule(self.engine.service(), &job.id);
-        // What a crashed run decided before is decided once.
-        let id = format!("{}#{}.{attempt}.{waits}", job.place.message_id(&job.id), job.round);
-        self.insist("A job cannot be put off", || {
-            let (schedule, headers, body) = (schedule.clone(), headers.clone(), job.arguments.clone());
-            self.engine.broker().put_off(schedule, &job.place, &job.id, run_at, &id, headers, body)
-        })
-        .await
+        self.insist("A job cannot be put off", || self.engine.put_off(job, attempt, waits, run_at)).await
     }
 
     async fn bury_unread(&self, held: &Held, place: &Place, fault: &str) {
@@ -392,6 +507,8 @@ impl Runner {
             expires_at: None,
             round: 0,
             waits: 0,
+            concurrency_key: None,
+            unique: false,
             backoff_base: Duration::ZERO,
             backoff_max: Duration::ZERO,
             headers: delivery.own_headers(),
@@ -428,6 +545,7 @@ impl Runner {
         if !stored {
             return self.give_back(held).await;
         }
+        self.note_end(job).await;
         self.engine.count_dead(&self.queue, reason.as_str_name());
         let (queue, id, attempt, reason) = (&self.queue, &job.id, job.attempt, reason.as_str_name());
         tracing::error!(queue, %id, attempt, reason, error, "A job is a dead letter now.");
@@ -459,25 +577,13 @@ impl Runner {
         let ack: Subject = held.delivery.ack.clone();
         let _ = self.engine.broker().client().publish(ack, Bytes::from_static(b"-NAK")).await;
     }
+}
 
-    /// Notes that a job which came back begins again, alone, and says how often it did so in vain.
-    async fn note_begin(&self, job: &Job) -> Result<u32, Error> {
-        let Some(database) = self.engine.database() else { return Ok(0) };
-        let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-        let begun: i32 = sqlx::query_scalar(
-            "INSERT INTO job_ledger (queue, kind, job_id, round, attempt, begun) VALUES ($1, $2, $3, $4, $5, 1) \
-             ON CONFLICT (queue, kind, job_id, round, attempt) \
-             DO UPDATE SET begun = job_ledger.begun + 1, begun_at = clock_timestamp() RETURNING begun",
-        )
-        .bind(job.place.queue.to_string())
-        .bind(job.place.kind.to_string())
-        .bind(job.id.to_string())
-        .bind(number(job.round))
-        .bind(number(job.attempt))
-        .fetch_one(database.pool())
-        .await?;
-        // The first run, among others, was one too.
-        Ok(u32::try_from(begun).unwrap_or(1))
+/// Completes when the run has no right to its key any more.
+async fn lost_key(lost: Option<&CancellationToken>) {
+    match lost {
+        Some(lost) => lost.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 

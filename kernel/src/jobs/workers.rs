@@ -10,6 +10,7 @@ use subjects::{JobArguments, JobContract, ServiceContract};
 use super::engine::Engine;
 use super::job::Patience;
 use super::queue::QueueHandle;
+use super::rate::Rate;
 use super::run::{Outcome, Run, Work};
 use crate::StartError;
 
@@ -20,6 +21,7 @@ pub struct JobWorkers<S> {
     contract: &'static ServiceContract,
     handlers: BTreeMap<(&'static str, &'static str), Registration<S>>,
     concurrency: BTreeMap<&'static str, u32>,
+    rates: BTreeMap<&'static str, Rate>,
 }
 
 struct Registration<S> {
@@ -39,7 +41,7 @@ const CONCURRENCY: u32 = 50;
 impl<S: Send + Sync + 'static> JobWorkers<S> {
     /// None yet, for a service of this contract.
     pub fn new(contract: &'static ServiceContract) -> Self {
-        Self { contract, handlers: BTreeMap::new(), concurrency: BTreeMap::new() }
+        Self { contract, handlers: BTreeMap::new(), concurrency: BTreeMap::new(), rates: BTreeMap::new() }
     }
 
     /// Runs jobs of the type `T`, whose contract says how often they are tried and how long they may take.
@@ -65,6 +67,11 @@ impl<S: Send + Sync + 'static> JobWorkers<S> {
         self.concurrency.insert(queue, concurrency);
     }
 
+    /// How often jobs of a queue may begin, over all instances of the service; as often as there is room where it is not said.
+    pub fn rate(&mut self, queue: &'static str, rate: Rate) {
+        self.rates.insert(queue, rate);
+    }
+
     /// Starts them all. Fails when the handlers are not those that the contract declares.
     pub(crate) fn start(self, service: &Arc<S>, engine: &Engine) -> Result<Vec<QueueHandle>, StartError> {
         let declared: Vec<_> = self.contract.jobs.iter().map(|job| (job.queue, job.kind)).collect();
@@ -79,7 +86,12 @@ impl<S: Send + Sync + 'static> JobWorkers<S> {
         }
         let start = |(queue, kinds)| {
             let concurrency = self.concurrency.get(queue).copied().unwrap_or(CONCURRENCY);
-            engine.run_queue(queue, concurrency, Arc::new(Queue { service: Arc::clone(service), kinds }))
+            engine.run_queue(
+                queue,
+                concurrency,
+                self.rates.get(queue).copied(),
+                Arc::new(Queue { service: Arc::clone(service), kinds }),
+            )
         };
         Ok(queues.into_iter().map(start).collect())
     }

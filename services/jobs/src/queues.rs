@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kernel::jobs::{Patience, QueueHandle};
 use kernel::{Lifecycle, Result};
-use subjects::job;
+use subjects::job::{self, Lane};
 use subjects::subject::Token;
 
 use crate::domain::QueueSettings;
@@ -47,18 +47,28 @@ async fn reconcile(jobs: &Jobs, runners: &mut Runners) -> Result<()> {
     let new: Vec<String> =
         seen.into_iter().filter(|queue| !runners.contains_key(queue) && job::runner_of(queue).is_none()).collect();
     storage::make_queues(&mut connection, &new, &QueueSettings::default(), jobs.clock.now()).await?;
-    for (queue, settings) in storage::list_queues(&mut connection).await? {
-        if runners.get(&queue).is_some_and(|(known, _)| *known == settings) {
+    let queues = storage::list_queues(&mut connection).await?;
+    drop(connection);
+    // They go with the stream's store, and a runner does not.
+    let consumers = broker.consumers().await?;
+    let has_consumers = |queue: &str| Lane::ALL.iter().all(|lane| consumers.contains(&job::consumer(queue, *lane)));
+    for (queue, settings) in queues {
+        let runs = runners.get(&queue).is_some_and(|(known, _)| *known == settings);
+        if runs && has_consumers(&queue) {
             continue;
         }
         broker.declare(&queue, settings.concurrency).await?;
+        if runs {
+            tracing::warn!(queue, "The consumers of a queue were gone and are made anew.");
+            continue;
+        }
         let work = jobs.workers.queue(Patience {
             attempts_max: settings.max_attempts,
             timeout_ms: settings.timeout_ms,
             backoff_base_ms: settings.backoff_base_ms,
             backoff_max_ms: settings.backoff_max_ms,
         });
-        let runner = jobs.engine.run_queue(&queue, settings.concurrency, Arc::new(work));
+        let runner = jobs.engine.run_queue(&queue, settings.concurrency, settings.rate, Arc::new(work));
         tracing::info!(queue, concurrency = settings.concurrency, "A queue runs.");
         runners.insert(queue, (settings, runner));
     }

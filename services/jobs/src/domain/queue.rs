@@ -1,13 +1,21 @@
 //! How a queue is run.
 
 use kernel::FieldError;
+use kernel::jobs::Rate;
 use subjects::job;
 
 /// Jobs of a queue that run at once at most.
 const CONCURRENCY_MAX: u32 = 10_000;
 
+/// How often jobs of a queue may begin, at least and at most.
+const RATE_MIN: f64 = 0.001;
+const RATE_MAX: f64 = 10_000.0;
+
+/// Jobs that may begin at once after a rest, at most.
+const BURST_MAX: u32 = 10_000;
+
 /// What can be said of a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct QueueSettings {
     /// Jobs that are out at once, over all instances, in each lane.
     pub concurrency: u32,
@@ -19,11 +27,20 @@ pub struct QueueSettings {
     pub max_attempts: u32,
     /// How long an attempt may take.
     pub timeout_ms: u32,
+    /// How often jobs may begin, over all instances.
+    pub rate: Option<Rate>,
 }
 
 impl Default for QueueSettings {
     fn default() -> Self {
-        Self { concurrency: 50, backoff_base_ms: 1_000, backoff_max_ms: 300_000, max_attempts: 10, timeout_ms: 60_000 }
+        Self {
+            concurrency: 50,
+            backoff_base_ms: 1_000,
+            backoff_max_ms: 300_000,
+            max_attempts: 10,
+            timeout_ms: 60_000,
+            rate: None,
+        }
     }
 }
 
@@ -47,9 +64,27 @@ impl QueueSettings {
             backoff_max_ms: value("/backoffMaxMs", given.backoff_max_ms, default.backoff_max_ms, day),
             max_attempts: value("/maxAttempts", given.max_attempts, default.max_attempts, job::ATTEMPTS_MAX),
             timeout_ms: value("/timeoutMs", given.timeout_ms, default.timeout_ms, day),
+            rate: given
+                .rate
+                .map(|rate| Rate { burst: value("/rateBurst", rate.burst, burst(rate), BURST_MAX), ..rate }),
         };
+        if let Some(rate) = given.rate {
+            if rate.per_second == 0.0 {
+                faults.push(FieldError::new("/ratePerSecond", "required", "must be given where a burst is"));
+            } else if !(RATE_MIN..=RATE_MAX).contains(&rate.per_second) {
+                let detail = format!("must be {RATE_MIN} to {RATE_MAX}");
+                faults.push(FieldError::new("/ratePerSecond", "out_of_range", detail));
+            }
+        }
         if faults.is_empty() { Ok(settings) } else { Err(faults) }
     }
+}
+
+/// What a second brings, one at least.
+fn burst(rate: Rate) -> u32 {
+    #[expect(clippy::cast_sign_loss, reason = "what is negative becomes 0, and is refused")]
+    let burst = rate.per_second.ceil() as u32;
+    burst.clamp(1, BURST_MAX)
 }
 
 #[cfg(test)]
@@ -58,13 +93,39 @@ mod tests {
 
     #[test]
     fn what_is_left_out_gets_its_default_and_what_is_out_of_range_is_named() {
-        let none =
-            QueueSettings { concurrency: 0, backoff_base_ms: 0, backoff_max_ms: 0, max_attempts: 0, timeout_ms: 0 };
+        let none = QueueSettings {
+            concurrency: 0,
+            backoff_base_ms: 0,
+            backoff_max_ms: 0,
+            max_attempts: 0,
+            timeout_ms: 0,
+            rate: None,
+        };
         assert_eq!(QueueSettings::parse(&none).unwrap(), QueueSettings::default());
 
         let wrong = QueueSettings { concurrency: 10_001, max_attempts: 1_001, ..QueueSettings::default() };
         let pointers: Vec<_> =
             QueueSettings::parse(&wrong).unwrap_err().into_iter().map(|fault| fault.pointer).collect();
         assert_eq!(pointers, ["/concurrency", "/maxAttempts"]);
+    }
+
+    #[test]
+    fn a_rate_has_a_burst_of_one_second_unless_it_is_said() {
+        let with =
+            |per_second, burst| QueueSettings { rate: Some(Rate { per_second, burst }), ..QueueSettings::default() };
+        let rate = |given| QueueSettings::parse(&given).unwrap().rate.unwrap().burst;
+        assert_eq!([rate(with(0.1, 0)), rate(with(2.5, 0)), rate(with(5.0, 1))], [1, 3, 1]);
+
+        for (given, pointer) in [
+            (with(0.0, 5), "/ratePerSecond"),
+            (with(-1.0, 1), "/ratePerSecond"),
+            (with(f64::NAN, 1), "/ratePerSecond"),
+            (with(f64::INFINITY, 1), "/ratePerSecond"),
+            (with(10_001.0, 1), "/ratePerSecond"),
+            (with(1.0, 10_001), "/rateBurst"),
+        ] {
+            let faults = QueueSettings::parse(&given).unwrap_err();
+            assert_eq!(faults.iter().map(|fault| fault.pointer.as_str()).collect::<Vec<_>>(), [pointer], "{given:?}");
+        }
     }
 }

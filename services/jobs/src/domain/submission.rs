@@ -61,6 +61,13 @@ pub fn accept(request: SubmitRequest, id: &str, now: DateTime<Utc>) -> Result<Ac
     number("/timeoutMs", header::TIMEOUT_MS, request.timeout_ms, job::DURATION_MS_MAX);
     number("/backoffBaseMs", header::BACKOFF_BASE_MS, request.backoff_base_ms, job::DURATION_MS_MAX);
 
+    if job::is_concurrency_key(&request.concurrency_key) {
+        headers.push((header::CONCURRENCY_KEY.to_owned(), request.concurrency_key));
+    } else if !request.concurrency_key.is_empty() {
+        let detail = "must be 1 to 128 visible characters of ASCII";
+        faults.push(FieldError::new("/concurrencyKey", "invalid", detail));
+    }
+
     let run_at = time("/runAt", request.run_at, now).map_err(|fault| faults.push(fault)).ok().flatten();
     let expires_at = time("/expiresAt", request.expires_at, now).map_err(|fault| faults.push(fault)).ok().flatten();
     if let Some(expires_at) = expires_at {
@@ -184,5 +191,9 @@ mod tests {
         assert_eq!(faults(often).len(), 2);
         let key = SubmitRequest { idempotency_key: "a b".to_owned(), ..request("q", "k") };
         assert_eq!(faults(key), fault("/idempotencyKey", "invalid"));
+        for wrong in ["a b", "\n", "\u{fc}", &"k".repeat(129)] {
+            let key = SubmitRequest { concurrency_key: wrong.to_owned(), ..request("q", "k") };
+            assert_eq!(faults(key), fault("/concurrencyKey", "invalid"), "{wrong}");
+        }
     }
 }

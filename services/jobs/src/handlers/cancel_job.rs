@@ -72,6 +72,9 @@ async fn is_taken_out(jobs: &Jobs, job: &Job) -> Result<bool> {
             }
         }
     }
+    if runner == job::MANAGER && jobs.engine.withdraw_waiting(&place, &id).await? {
+        return Ok(true);
+    }
     broker.tell_cancelled(&place, &id).await;
     match job.sequence.filter(|_| job.state == State::Pending && job.attempt == 0) {
         // A runner that has it already hears of it, and its word counts.

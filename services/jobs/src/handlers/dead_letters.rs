@@ -25,7 +25,7 @@ pub(crate) async fn list_dead_letters(
     };
     let list = format!("letters {:?} {} {}", reason, request.queue, request.kind);
     let page = Page::<i64>::parse(list, request.page_size, &request.page_token)?;
-    let filter = LetterFilter { queue: given(request.queue), kind: given(request.kind), reason };
+    let filter = LetterFilter { queue: given(request.queue), kind: given(request.kind), reason, failed_before: None };
 
     let mut tx = jobs.database.begin(cx).await?;
     let rows = storage::list_letters(&mut tx, &filter, page.after().copied(), page.limit()).await?;

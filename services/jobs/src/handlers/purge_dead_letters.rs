@@ -15,7 +15,7 @@ pub(crate) async fn purge_dead_letters(
     cx: &Context,
     request: PurgeDeadLettersRequest,
 ) -> Result<PurgeDeadLettersReply> {
-    let filter = LetterFilter { queue: given(request.queue), kind: given(request.kind), reason: None };
+    let filter = LetterFilter { queue: given(request.queue), kind: given(request.kind), ..LetterFilter::default() };
     let is_filtered = filter.queue.is_some() || filter.kind.is_some();
     if is_filtered == request.all {
         let fault =

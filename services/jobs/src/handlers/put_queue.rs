@@ -1,5 +1,6 @@
 //! A queue is declared or changed. Its runners see it within their next look.
 
+use kernel::jobs::Rate;
 use kernel::{Context, FieldError, Result};
 use serde_json::json;
 use subjects::job;
@@ -24,13 +25,19 @@ pub(crate) async fn put_queue(jobs: &Jobs, cx: &Context, request: PutQueueReques
         backoff_max_ms: request.backoff_max_ms,
         max_attempts: request.max_attempts,
         timeout_ms: request.timeout_ms,
+        rate: (request.rate_per_second != 0.0 || request.rate_burst != 0)
+            .then_some(Rate { per_second: request.rate_per_second, burst: request.rate_burst }),
     };
     let settings = QueueSettings::parse(&given).map_err(|more| faults.extend(more)).ok();
     let Some(settings) = settings.filter(|_| faults.is_empty()) else { return Err(JobsError::Invalid(faults).into()) };
 
     let mut tx = jobs.database.begin(cx).await?;
     storage::put_queue(&mut tx, &request.queue, &settings, cx.now()).await?;
-    let details = json!({ "concurrency": settings.concurrency, "maxAttempts": settings.max_attempts });
+    let details = json!({
+        "concurrency": settings.concurrency,
+        "maxAttempts": settings.max_attempts,
+        "ratePerSecond": settings.rate.map(|rate| rate.per_second),
+    });
     record(&mut tx, "jobs.queue.put", "queue", &request.queue, details).await?;
     jobs.engine.broker().declare(&request.queue, settings.concurrency).await?;
     tx.commit().await?;

@@ -1,6 +1,6 @@
 //! Dead letters go back into their queues, the oldest first. The rate is that of their schedules, so nothing has to stay awake.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use kernel::{Context, FieldError, Result};
 use serde_json::json;
 use subjects::jobs::v1::{ReplayDeadLettersReply, ReplayDeadLettersRequest};
@@ -26,11 +26,18 @@ pub(crate) async fn replay_dead_letters(
         let fault = FieldError::new("/ratePerSecond", "out_of_range", format!("must be 1 to {RATE_MAX}"));
         return Err(JobsError::Invalid(vec![fault]).into());
     }
+    let failed_before = match request.failed_before.map(DateTime::<Utc>::try_from).transpose() {
+        Ok(time) => time,
+        Err(_) => {
+            let fault = FieldError::new("/failedBefore", "out_of_range", "must be a time of this era");
+            return Err(JobsError::Invalid(vec![fault]).into());
+        }
+    };
     let pause = match request.rate_per_second {
         0 => TimeDelta::zero(),
         rate => TimeDelta::microseconds(i64::from(1_000_000 / rate)),
     };
-    let filter = LetterFilter { queue: given(request.queue), kind: given(request.kind), reason: None };
+    let filter = LetterFilter { queue: given(request.queue), kind: given(request.kind), reason: None, failed_before };
 
     let mut tx = jobs.database.begin(cx).await?;
     let letters = storage::list_oldest_letters(&mut tx, &filter, LETTERS_MAX).await?;

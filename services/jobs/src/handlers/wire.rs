@@ -81,6 +81,8 @@ pub(super) fn queue_to_wire(
         running: bounded(state.running),
         oldest_age_ms: u32::try_from(age).unwrap_or(u32::MAX),
         owned: subjects::job::runner_of(name).is_some(),
+        rate_per_second: settings.rate.map(|rate| rate.per_second),
+        rate_burst: settings.rate.map(|rate| rate.burst),
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct LetterFilter {
     pub queue: Option<String>,
     pub kind: Option<String>,
     pub reason: Option<Reason>,
+    /// When it was given up; of those that are put back.
+    pub failed_before: Option<DateTime<Utc>>,
 }
 
 struct LetterRow {
@@ -142,7 +144,7 @@ pub(crate) async fn find_letters(
     Ok(letters)
 }
 
-/// The oldest letters of a queue and kind that were not replayed.
+/// The oldest letters of a queue, kind and time that were not replayed.
 pub(crate) async fn list_oldest_letters(
     connection: &mut PgConnection,
     filter: &LetterFilter,
@@ -155,10 +157,12 @@ pub(crate) async fn list_oldest_letters(
                attempt, max_attempts, created_at, failed_at
         FROM jobs.dead_letters
         WHERE replayed_at IS NULL AND ($1::text IS NULL OR queue = $1) AND ($2::text IS NULL OR kind = $2)
-        ORDER BY number LIMIT $3 FOR UPDATE SKIP LOCKED
+          AND ($3::timestamptz IS NULL OR failed_at < $3)
+        ORDER BY number LIMIT $4 FOR UPDATE SKIP LOCKED
         "#,
         filter.queue,
         filter.kind,
+        filter.failed_before,
         limit,
     )
     .fetch_all(connection)
@@ -166,13 +170,15 @@ pub(crate) async fn list_oldest_letters(
     to_letters(rows)
 }
 
-/// How many letters of a queue and kind were not replayed.
+/// How many letters of a queue, kind and time were not replayed.
 pub(crate) async fn count_letters(connection: &mut PgConnection, filter: &LetterFilter) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM jobs.dead_letters
-           WHERE replayed_at IS NULL AND ($1::text IS NULL OR queue = $1) AND ($2::text IS NULL OR kind = $2)"#,
+           WHERE replayed_at IS NULL AND ($1::text IS NULL OR queue = $1) AND ($2::text IS NULL OR kind = $2)
+             AND ($3::timestamptz IS NULL OR failed_at < $3)"#,
         filter.queue,
         filter.kind,
+        filter.failed_before,
     )
     .fetch_one(connection)
     .await

@@ -1,6 +1,7 @@
 //! Queues and how they are run.
 
 use chrono::{DateTime, Utc};
+use kernel::jobs::Rate;
 use sqlx::PgConnection;
 
 use super::{number, unsigned};
@@ -13,6 +14,8 @@ struct QueueRow {
     backoff_max_ms: i32,
     max_attempts: i32,
     timeout_ms: i32,
+    rate_per_second: Option<f64>,
+    rate_burst: Option<i32>,
 }
 
 impl From<QueueRow> for (String, QueueSettings) {
@@ -23,6 +26,10 @@ impl From<QueueRow> for (String, QueueSettings) {
             backoff_max_ms: unsigned(row.backoff_max_ms),
             max_attempts: unsigned(row.max_attempts),
             timeout_ms: unsigned(row.timeout_ms),
+            rate: row
+                .rate_per_second
+                .zip(row.rate_burst)
+                .map(|(per_second, burst)| Rate { per_second, burst: unsigned(burst) }),
         };
         (row.name, settings)
     }
@@ -32,7 +39,8 @@ impl From<QueueRow> for (String, QueueSettings) {
 pub(crate) async fn list_queues(connection: &mut PgConnection) -> Result<Vec<(String, QueueSettings)>, sqlx::Error> {
     let rows = sqlx::query_as!(
         QueueRow,
-        "SELECT name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms FROM jobs.queues ORDER BY name",
+        "SELECT name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, rate_per_second, rate_burst \
+         FROM jobs.queues ORDER BY name",
     )
     .fetch_all(connection)
     .await?;
@@ -46,7 +54,8 @@ pub(crate) async fn find_queue(
 ) -> Result<Option<QueueSettings>, sqlx::Error> {
     let row = sqlx::query_as!(
         QueueRow,
-        "SELECT name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms FROM jobs.queues WHERE name = $1",
+        "SELECT name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, rate_per_second, rate_burst \
+         FROM jobs.queues WHERE name = $1",
         name,
     )
     .fetch_optional(connection)
@@ -88,17 +97,19 @@ pub(crate) async fn put_queue(
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "INSERT INTO jobs.queues (name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7) \
+        "INSERT INTO jobs.queues (name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, \
+         rate_per_second, rate_burst, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
          ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency, backoff_base_ms = excluded.backoff_base_ms, \
          backoff_max_ms = excluded.backoff_max_ms, max_attempts = excluded.max_attempts, timeout_ms = excluded.timeout_ms, \
-         updated_at = excluded.updated_at",
+         rate_per_second = excluded.rate_per_second, rate_burst = excluded.rate_burst, updated_at = excluded.updated_at",
         name,
         number(settings.concurrency),
         number(settings.backoff_base_ms),
         number(settings.backoff_max_ms),
         number(settings.max_attempts),
         number(settings.timeout_ms),
+        settings.rate.map(|rate| rate.per_second),
+        settings.rate.map(|rate| number(rate.burst)),
         now,
     )
     .execute(connection)
