@@ -18,6 +18,7 @@ mod instances;
 mod job_attack;
 mod job_bad_input;
 mod job_retry;
+mod job_samples;
 mod jobs;
 mod login;
 mod migrations;

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use crate::broker::User;
@@ -14,36 +15,45 @@ use crate::broker::User;
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/requirements.txt");
 
 /// The longest a client may run.
-const CLIENT_MAX: Duration = Duration::from_mins(1);
+const CLIENT_MAX: Duration = Duration::from_mins(2);
 
 static PACKAGES: OnceCell<PathBuf> = OnceCell::const_new();
 
-/// Runs `tests/python/<script>` as a user of the broker, with more arguments; gives what it prints. Fails the test when
-/// the script fails.
+/// Runs `tests/python/<script>`, or a script at a path that begins with `/`, as a user of the broker, with more arguments;
+/// gives what it prints. Fails the test when the script fails.
 pub async fn run(cache: &Path, user: &User, script: &str, arguments: &[&str]) -> String {
+    let mut command = command(cache, script, arguments).await;
+    command.env("NATS_SEED", user.seed.trim()).env("NATS_INBOX_PREFIX", format!("_INBOX.{}", user.name));
+    user.hand_to(&mut command);
+    ended(&mut command, script).await
+}
+
+/// Fails the test where files of Go could not be parsed.
+pub async fn parse_go(cache: &Path, files: &[&str]) {
+    ended(&mut command(cache, "parse_go.py", files).await, "parse_go.py").await;
+}
+
+async fn command(cache: &Path, script: &str, arguments: &[&str]) -> Command {
     let packages = PACKAGES.get_or_init(|| install(cache)).await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script);
-    let mut command = tokio::process::Command::new("python3");
+    let mut command = Command::new("python3");
+    command.arg(&script).args(arguments).env("PYTHONPATH", packages).env("PYTHONDONTWRITEBYTECODE", "1");
     command
-        .arg(&script)
-        .args(arguments)
-        .env("PYTHONPATH", packages)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("NATS_URL", &user.url)
-        .env("NATS_SEED", user.seed.trim())
-        .env("NATS_INBOX_PREFIX", format!("_INBOX.{}", user.name))
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(CLIENT_MAX, command.output()).await.expect("the script ends in time");
-    let output = output.expect("python3 is there");
+}
+
+/// What a client printed that ended well and in time.
+pub(crate) async fn ended(command: &mut Command, script: &str) -> String {
+    let output = tokio::time::timeout(CLIENT_MAX, command.kill_on_drop(true).output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{script} ends in time")).expect("its interpreter is there");
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{} failed:\n{text}\n{errors}", script.display());
+    assert!(output.status.success(), "{script} failed:\n{text}\n{errors}");
     text.into_owned()
 }
 
 /// Installs the packages into a folder of the cache named after what they are for, unless they are there.
 async fn install(cache: &Path) -> PathBuf {
     let requirements = std::fs::read(REQUIREMENTS).expect("the requirements are in the repository");
-    let version = tokio::process::Command::new("python3").arg("--version").output().await.expect("python3 is there");
+    let version = Command::new("python3").arg("--version").output().await.expect("python3 is there");
     let tag = fingerprint(&[&requirements, &version.stdout]);
     let folder = cache.join(format!("python-{tag}"));
     if folder.exists() {
@@ -51,7 +61,7 @@ async fn install(cache: &Path) -> PathBuf {
     }
     // Installed beside and moved into place, so that an interrupted installation is not taken for a whole one.
     let unfinished = cache.join(format!("python-{tag}.{}", std::process::id()));
-    let status = tokio::process::Command::new("python3")
+    let status = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"])
         .args(["--require-hashes", "--requirement", REQUIREMENTS, "--target"])
         .arg(&unfinished)
@@ -67,7 +77,7 @@ async fn install(cache: &Path) -> PathBuf {
 }
 
 /// FNV-1a: tells versions of a file apart, nothing more.
-fn fingerprint(parts: &[&[u8]]) -> String {
+pub(crate) fn fingerprint(parts: &[&[u8]]) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in parts.iter().flat_map(|part| part.iter()) {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
