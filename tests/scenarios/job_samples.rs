@@ -29,8 +29,7 @@ async fn python_samples_submit_orders_and_work_them_off() {
 async fn typescript_samples_submit_orders_and_work_them_off() {
     let platform = Setup::new().start().await;
     let cache = platform.cache();
-    let run =
-        async |user: User, sample: &str, argument: &str| node::run(&cache, &user, sample, &[argument]).await;
+    let run = async |user: User, sample: &str, argument: &str| node::run(&cache, &user, sample, &[argument]).await;
 
     let (_worked, ids) = tokio::join!(run(platform.user("worker"), "worker", "2"), async {
         let producer = platform.user("producer");

@@ -17,6 +17,7 @@ mod forged_tokens;
 mod instances;
 mod job_attack;
 mod job_bad_input;
+mod job_batches;
 mod job_retry;
 mod job_samples;
 mod jobs;

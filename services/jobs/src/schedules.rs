@@ -174,5 +174,5 @@ async fn declare(jobs: &Jobs, cx: &Context, now: DateTime<Utc>) -> Result<()> {
         declared.push(id);
     }
     storage::delete_undeclared(&mut tx, &declared).await?;
-    tx.commit().await
+    tx.commit().await.map(|_| ())
 }
