@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use crate::{broker::User, servers::cache};
@@ -14,58 +15,54 @@ use crate::{broker::User, servers::cache};
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/requirements.txt");
 
 /// The longest a client may run.
-const CLIENT_MAX: Duration = Duration::from_mins(1);
+pub(crate) const CLIENT_MAX: Duration = Duration::from_mins(2);
 
 /// The longest a computation may take, on a machine that is busy with others.
 const COMPUTATION_MAX: Duration = Duration::from_mins(5);
 
 static PACKAGES: OnceCell<PathBuf> = OnceCell::const_new();
 
-/// Runs `tests/python/<script>` as a user of the broker, with more arguments; gives what it prints. Fails the test when
-/// the script fails.
+/// Runs `tests/python/<script>`, or a script at a path that begins with `/`, as a user of the broker, with more arguments;
+/// gives what it prints. Fails the test when the script fails.
 pub async fn run(cache: &Path, user: &User, script: &str, arguments: &[&str]) -> String {
-    let env = [
-        ("NATS_URL", user.url.clone()),
-        ("NATS_SEED", user.seed.trim().to_owned()),
-        ("NATS_INBOX_PREFIX", format!("_INBOX.{}", user.name)),
-    ];
-    execute(cache, script, arguments, env, CLIENT_MAX).await
+    let mut command = command(cache, script, arguments).await;
+    command.env("NATS_SEED", user.seed.trim()).env("NATS_INBOX_PREFIX", format!("_INBOX.{}", user.name));
+    user.hand_to(&mut command);
+    ended(&mut command, script, CLIENT_MAX).await
 }
 
 /// Runs `tests/python/<script>`, which needs no platform, with arguments; gives what it prints. Fails the test when the script
 /// fails.
 pub async fn compute(script: &str, arguments: &[&str]) -> String {
-    execute(&cache(), script, arguments, [], COMPUTATION_MAX).await
+    ended(&mut command(&cache(), script, arguments).await, script, COMPUTATION_MAX).await
 }
 
-async fn execute<const N: usize>(
-    cache: &Path,
-    script: &str,
-    arguments: &[&str],
-    env: [(&'static str, String); N],
-    max: Duration,
-) -> String {
+/// Fails the test where files of Go could not be parsed.
+pub async fn parse_go(cache: &Path, files: &[&str]) {
+    ended(&mut command(cache, "parse_go.py", files).await, "parse_go.py", CLIENT_MAX).await;
+}
+
+async fn command(cache: &Path, script: &str, arguments: &[&str]) -> Command {
     let packages = PACKAGES.get_or_init(|| install(cache)).await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script);
-    let mut command = tokio::process::Command::new("python3");
+    let mut command = Command::new("python3");
+    command.arg(&script).args(arguments).env("PYTHONPATH", packages).env("PYTHONDONTWRITEBYTECODE", "1");
     command
-        .arg(&script)
-        .args(arguments)
-        .env("PYTHONPATH", packages)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .envs(env)
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(max, command.output()).await.expect("the script ends in time");
-    let output = output.expect("python3 is there");
+}
+
+/// What a program printed that ended well and in time.
+pub(crate) async fn ended(command: &mut Command, script: &str, max: Duration) -> String {
+    let output = tokio::time::timeout(max, command.kill_on_drop(true).output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{script} ends in time")).expect("its interpreter is there");
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{} failed:\n{text}\n{errors}", script.display());
+    assert!(output.status.success(), "{script} failed:\n{text}\n{errors}");
     text.into_owned()
 }
 
 /// Installs the packages into a folder of the cache named after what they are for, unless they are there.
 async fn install(cache: &Path) -> PathBuf {
     let requirements = std::fs::read(REQUIREMENTS).expect("the requirements are in the repository");
-    let version = tokio::process::Command::new("python3").arg("--version").output().await.expect("python3 is there");
+    let version = Command::new("python3").arg("--version").output().await.expect("python3 is there");
     let tag = fingerprint(&[&requirements, &version.stdout]);
     let folder = cache.join(format!("python-{tag}"));
     if folder.exists() {
@@ -73,7 +70,7 @@ async fn install(cache: &Path) -> PathBuf {
     }
     // Installed beside and moved into place, so that an interrupted installation is not taken for a whole one.
     let unfinished = cache.join(format!("python-{tag}.{}", std::process::id()));
-    let status = tokio::process::Command::new("python3")
+    let status = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"])
         .args(["--require-hashes", "--requirement", REQUIREMENTS, "--target"])
         .arg(&unfinished)
@@ -89,7 +86,7 @@ async fn install(cache: &Path) -> PathBuf {
 }
 
 /// FNV-1a: tells versions of a file apart, nothing more.
-fn fingerprint(parts: &[&[u8]]) -> String {
+pub(crate) fn fingerprint(parts: &[&[u8]]) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in parts.iter().flat_map(|part| part.iter()) {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);

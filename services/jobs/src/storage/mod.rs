@@ -6,8 +6,8 @@ mod queues;
 mod schedules;
 
 pub(crate) use jobs::{
-    JobFilter, NewJob, Told, apply, delete_ended, find_jobs, insert_errors, insert_jobs, list_errors, list_jobs,
-    list_kinds, list_to_cancel, note_sequences, put_back, request_cancellation, set_cancelled,
+    JobFilter, NewJob, Told, apply, delete_ended, find_jobs, find_known, insert_errors, insert_jobs, insert_submitted,
+    list_errors, list_jobs, list_kinds, list_to_cancel, note_sequences, put_back, request_cancellation, set_cancelled,
 };
 pub(crate) use letters::{
     LetterFilter, count_letters, delete_letters, delete_letters_before, find_letters, insert_letter, list_letters,
