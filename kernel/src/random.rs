@@ -1,5 +1,6 @@
 //! Randomness and identifiers, handed in. A seeded source makes a test repeat itself; it is never used otherwise.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +19,40 @@ enum Source {
     Seeded { seed: u64, drawn: Arc<AtomicU64> },
 }
 
+/// Bytes of an identifier: what is no longer than one comes out of a store, since drawing costs the same for few bytes as
+/// for many. Keys and tokens are longer and are drawn by themselves.
+const SMALL_MAX: usize = 16;
+
+/// Bytes drawn ahead in each thread.
+const STORE_LEN: usize = 1024;
+
+thread_local! {
+    static STORE: RefCell<Store> = const { RefCell::new(Store { bytes: [0; STORE_LEN], given: STORE_LEN }) };
+}
+
+/// What was drawn ahead. Nothing is given twice, nor kept once given.
+struct Store {
+    bytes: [u8; STORE_LEN],
+    given: usize,
+}
+
+impl Store {
+    fn take(&mut self, into: &mut [u8]) {
+        if self.given + into.len() > STORE_LEN {
+            draw(&mut self.bytes);
+            self.given = 0;
+        }
+        let taken = &mut self.bytes[self.given..self.given + into.len()];
+        into.copy_from_slice(taken);
+        taken.fill(0);
+        self.given += into.len();
+    }
+}
+
+fn draw(bytes: &mut [u8]) {
+    aws_lc_rs::rand::fill(bytes).expect("the operating system gives randomness");
+}
+
 impl Random {
     /// The cryptographic generator, seeded by the operating system.
     pub fn system() -> Self {
@@ -32,7 +67,8 @@ impl Random {
     /// Fills `bytes`.
     pub fn fill(&self, bytes: &mut [u8]) {
         match &self.0 {
-            Source::System => aws_lc_rs::rand::fill(bytes).expect("the operating system gives randomness"),
+            Source::System if bytes.len() <= SMALL_MAX => STORE.with_borrow_mut(|store| store.take(bytes)),
+            Source::System => draw(bytes),
             Source::Seeded { seed, drawn } => {
                 for chunk in bytes.chunks_mut(digest::SHA256_OUTPUT_LEN) {
                     let mut block = digest::Context::new(&digest::SHA256);
@@ -80,6 +116,7 @@ impl Ids {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::time::Duration;
 
     use chrono::DateTime;
@@ -97,6 +134,16 @@ mod tests {
 
         assert_eq!(first.get_version_num(), 7);
         assert!(first < second);
+    }
+
+    #[test]
+    fn small_draws_never_repeat_over_many_stores() {
+        let random = Random::system();
+
+        let drawn: HashSet<[u8; 16]> = (0..1_000).map(|_| random.bytes()).collect();
+
+        assert_eq!(drawn.len(), 1_000);
+        assert!(drawn.iter().all(|bytes| *bytes != [0; 16]));
     }
 
     #[test]

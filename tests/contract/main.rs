@@ -5,6 +5,7 @@ mod access;
 mod audit_coverage;
 mod broker_permissions;
 mod compose;
+mod cron;
 mod database_roles;
 mod documents;
 mod reply_subjects;

@@ -30,6 +30,8 @@ const STALE_MAX: Duration = Duration::from_secs(5);
 
 /// Writes a second that do not concern the readers, and for how long.
 const WRITES_PER_SECOND: u32 = 50;
+/// Each waits for its answer, which comes when the change is in force.
+const WRITERS: u32 = 12;
 const WRITING: Duration = Duration::from_secs(4);
 
 /// Behind a permission, each in another service; the gateway decides itself who may see events.
@@ -235,7 +237,7 @@ async fn unrelated_writes_leave_what_is_kept_of_others() {
         readers.push(platform.http().with_token(&token));
     }
     let mut others = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..WRITERS {
         others.push(registered(&platform).await.0);
     }
     platform.hears_changes().await;
@@ -252,7 +254,7 @@ async fn unrelated_writes_leave_what_is_kept_of_others() {
     // Each writer keeps its share of the rate, as far as the machine lets it.
     let writing = futures::future::join_all(others.iter().map(async |other| {
         let role = format!("/api/v1/users/{other}/roles/auditor");
-        let mut ticks = tokio::time::interval(Duration::from_secs(1) * 4 / WRITES_PER_SECOND);
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) * WRITERS / WRITES_PER_SECOND);
         let mut writes: u32 = 0;
         while began.elapsed() < WRITING {
             ticks.tick().await;

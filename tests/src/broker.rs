@@ -1,7 +1,7 @@
 //! The platform as a NATS client sees it: as any user of the test's account, in JSON with plain headers, the way people
 //! and other languages call it. Deliberately not the typed client: that one shares its mistakes with the services.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use async_nats::{Client, HeaderMap, HeaderName, HeaderValue, RequestErrorKind};
 use serde_json::Value;
@@ -21,6 +21,8 @@ pub struct User {
     pub name: String,
     /// The nkey seed. Test users only, so it may be printed.
     pub seed: String,
+    /// The file that holds it.
+    pub key_file: PathBuf,
     /// `nats://host:port`.
     pub url: String,
 }
@@ -46,6 +48,11 @@ pub struct Answer {
 }
 
 impl User {
+    /// Tells a program of another language where the broker is and who it is.
+    pub(crate) fn hand_to(&self, command: &mut tokio::process::Command) {
+        command.env("NATS_URL", &self.url).env("NATS_NKEY", &self.key_file);
+    }
+
     /// Connects with a client library, which reconnects by itself.
     pub async fn connect(&self) -> Broker {
         let options = async_nats::ConnectOptions::with_nkey(self.seed.trim().to_owned())

@@ -151,9 +151,10 @@ impl Up {
 
     /// A broker user of this platform.
     pub fn user(&self, name: &str) -> User {
-        let seed = std::fs::read_to_string(self.data().join("nkeys").join(format!("{name}.nk"))).expect("rendered");
+        let key_file = self.data().join("nkeys").join(format!("{name}.nk"));
+        let seed = std::fs::read_to_string(&key_file).expect("rendered");
         let url = self.admin().nats_url.expect("it has a broker");
-        User { name: name.to_owned(), seed: seed.trim().to_owned(), url }
+        User { name: name.to_owned(), seed: seed.trim().to_owned(), key_file, url }
     }
 
     /// Sends SIGTERM, waits for the end, which must be a success, and gives what it printed.

@@ -81,8 +81,9 @@ impl Platform {
     /// A broker user of this platform's account.
     pub fn user(&self, name: &str) -> User {
         let options = self.deployment.options();
-        let seed = std::fs::read_to_string(options.account.key_file(name)).expect("rendered beforehand");
-        User { name: name.to_owned(), seed: seed.trim().to_owned(), url: options.nats_url.clone() }
+        let key_file = options.account.key_file(name);
+        let seed = std::fs::read_to_string(&key_file).expect("rendered beforehand");
+        User { name: name.to_owned(), seed: seed.trim().to_owned(), key_file, url: options.nats_url.clone() }
     }
 
     /// One process, counted from 1: a service's, `gateway`, `nats-server` or `postgres`.

@@ -1,5 +1,7 @@
 //! What processes have cost: CPU time and resident memory, from the kernel's own accounts.
 
+use std::collections::HashSet;
+
 use anyhow::{Context as _, Result};
 use procfs::process::Process;
 
@@ -12,6 +14,27 @@ pub(super) fn cpu_us(pids: &[u32]) -> Result<f64> {
         ticks += stat.utime + stat.stime;
     }
     Ok(ticks as f64 * 1e6 / ticks_per_second as f64)
+}
+
+/// CPU time of a process and of all that it has started, also of those that have ended and were waited for.
+pub(super) fn tree_us(root: u32) -> Result<f64> {
+    let stats: Vec<_> = procfs::process::all_processes()?.filter_map(|process| process.ok()?.stat().ok()).collect();
+    let mut members = HashSet::from([i32::try_from(root)?]);
+    // Children have higher numbers than their parents but where numbers begin anew; so often that no depth is missed.
+    loop {
+        let before = members.len();
+        members
+            .extend(stats.iter().filter(|stat| members.contains(&stat.ppid)).map(|stat| stat.pid).collect::<Vec<_>>());
+        if members.len() == before {
+            break;
+        }
+    }
+    let ticks: i64 = stats
+        .iter()
+        .filter(|stat| members.contains(&stat.pid))
+        .map(|stat| i64::try_from(stat.utime + stat.stime).unwrap_or(i64::MAX) + stat.cutime + stat.cstime)
+        .sum();
+    Ok(ticks as f64 * 1e6 / procfs::ticks_per_second() as f64)
 }
 
 /// Resident memory of a process, in MiB.

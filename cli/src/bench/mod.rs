@@ -16,6 +16,7 @@ mod cost;
 mod events;
 mod floor;
 mod gateway;
+mod jobs;
 mod load;
 mod login;
 mod memory;
@@ -92,6 +93,20 @@ pub enum Bench {
         #[arg(long, default_values_t = [32, 128])]
         in_flight: Vec<usize>,
     },
+    /// Jobs submitted, run, and begun, beside raw JetStream's publishes and its consume-and-acknowledge.
+    Jobs {
+        #[command(flatten)]
+        run: Run,
+        /// Jobs that the runner alone runs at once.
+        #[arg(long, default_value_t = 1_000)]
+        concurrency: u32,
+        /// Jobs of one drain; as many as should take the time of a round where it is not said.
+        #[arg(long)]
+        jobs: Option<u64>,
+        /// Jobs a second for how soon they are begun.
+        #[arg(long, default_value_t = 100)]
+        rate: u64,
+    },
     /// A part of a benchmark, started by it.
     #[command(subcommand, hide = true)]
     Serve(Part),
@@ -145,6 +160,8 @@ pub enum Part {
     },
     /// Identity's contract from memory, on the kernel.
     Identity,
+    /// A queue of jobs that do nothing, on the kernel.
+    Jobs,
 }
 
 /// The token that the floor's processes admit; theirs alone, it opens nothing.
@@ -162,6 +179,10 @@ pub fn run(bench: Bench) -> Result<ExitCode> {
         Bench::Authz { run, users, roles, permissions, in_flight } => {
             measure(authz::measure(&run, authz::Size { users, roles, permissions }, &in_flight))
         }
+        Bench::Jobs { run, concurrency, jobs, rate } => {
+            measure(jobs::measure(&run, &jobs::Load { concurrency, jobs, rate }))
+        }
+        Bench::Serve(Part::Jobs) => Ok(kernel::run::<jobs::BenchRunner>()),
         Bench::Serve(Part::FloorAuthz { nats_url, key_file }) => {
             serve(floor::authz(&nats_url, &key_file, authz::reply()))
         }

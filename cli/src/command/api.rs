@@ -81,6 +81,12 @@ impl Session {
         .await
     }
 
+    /// `DELETE path`, which answers nothing.
+    pub(super) async fn delete(&self, path: &str) -> Result<()> {
+        let url = format!("{}{path}", self.url);
+        accepted(self.http.delete(url).bearer_auth(&self.token)).await.map(|_| ())
+    }
+
     /// Pages of a list until `limit` items. True where there are more.
     pub(super) async fn pages(
         &self,

@@ -106,6 +106,12 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         Err(error) => found.wrong(&format!("jobs: {error:#}"))?,
     }
     check_database(&admin, &mut found).await?;
+    // Compiled in: neither this machine, nor a container, nor the broker has to have any.
+    right(&format!(
+        "time zones of schedules: IANA {}, {} names",
+        chrono_tz::IANA_TZDB_VERSION,
+        chrono_tz::TZ_VARIANTS.len()
+    ))?;
 
     if found.wrong == 0 {
         print("everything is as it should be")?;

@@ -15,6 +15,7 @@ use subjects::subject::Token;
 use super::api::Session;
 use super::options::Data;
 use super::output::{cell, print, table};
+use super::schedules;
 use crate::platform::nats::client;
 
 /// States in which nothing follows by itself.
@@ -43,6 +44,9 @@ pub(super) enum Command {
     /// Queues: what waits in them, and how they are run
     #[command(subcommand)]
     Queues(Queues),
+    /// Schedules: jobs that are submitted again and again
+    #[command(subcommand)]
+    Schedules(schedules::Command),
 }
 
 #[derive(Args, Debug)]
@@ -101,18 +105,18 @@ pub(super) struct List {
 #[derive(Args, Debug)]
 pub(super) struct One {
     #[command(flatten)]
-    data: Data,
+    pub(super) data: Data,
     /// The job's id
-    id: String,
+    pub(super) id: String,
     /// Its queue, where jobs of several have this id
     #[arg(long, value_name = "QUEUE")]
-    queue: Option<String>,
+    pub(super) queue: Option<String>,
     /// Its kind, where jobs of several have this id
     #[arg(long, value_name = "KIND")]
-    kind: Option<String>,
+    pub(super) kind: Option<String>,
     /// One JSON object a line
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -253,6 +257,7 @@ pub(super) async fn run(command: Command) -> Result<()> {
         Command::DeadLetters(DeadLetters::Show(one)) => show_job(&get(&one, "dead-letters").await?, one.json),
         Command::DeadLetters(DeadLetters::Replay(arguments)) => replay(arguments).await,
         Command::DeadLetters(DeadLetters::Purge(arguments)) => purge(arguments).await,
+        Command::Schedules(command) => schedules::run(command).await,
         Command::Queues(Queues::List(arguments)) => list_queues(&arguments).await,
         Command::Queues(Queues::Put(arguments)) => put_queue(&arguments).await,
         Command::Queues(Queues::Pause(one)) => hold(&one, "pause").await,
@@ -380,7 +385,7 @@ async fn purge(arguments: Purge) -> Result<()> {
 }
 
 /// Shows each state as it comes, and the progress in between.
-async fn watch(one: &One) -> Result<()> {
+pub(super) async fn watch(one: &One) -> Result<()> {
     let admin = one.data.admin()?;
     let url = admin.nats_url.context("the platform in this data folder has no NATS server; start it with `up`")?;
     let client = client::connect(&url, &one.data.folder()?.join(format!("nkeys/{OPS}.nk")), OPS).await?;
@@ -466,11 +471,11 @@ fn which(queue: Option<&String>, kind: Option<&String>) -> Value {
     body
 }
 
-fn filters<const N: usize>(given: [(&'static str, Option<String>); N]) -> Vec<(&'static str, String)> {
+pub(super) fn filters<const N: usize>(given: [(&'static str, Option<String>); N]) -> Vec<(&'static str, String)> {
     given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-fn show_list(items: &[Value], columns: &[&str], are_more: bool, limit: usize, json: bool) -> Result<()> {
+pub(super) fn show_list(items: &[Value], columns: &[&str], are_more: bool, limit: usize, json: bool) -> Result<()> {
     if json {
         return items.iter().try_for_each(|item| print(&item.to_string()));
     }
@@ -485,7 +490,7 @@ fn show_list(items: &[Value], columns: &[&str], are_more: bool, limit: usize, js
 }
 
 /// Each field that says something, one a line.
-fn show_job(job: &Value, json: bool) -> Result<()> {
+pub(super) fn show_job(job: &Value, json: bool) -> Result<()> {
     if json {
         return print(&job.to_string());
     }
@@ -506,7 +511,7 @@ fn show_job(job: &Value, json: bool) -> Result<()> {
     print(&table(&rows))
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => cell(text),

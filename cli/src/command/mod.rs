@@ -12,6 +12,7 @@ mod migrate;
 mod nats;
 mod options;
 mod output;
+mod schedules;
 mod token;
 mod up;
 

@@ -2,18 +2,20 @@
 //! and empty queues. The rights for the latter are that service's alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::{Client, HeaderMap, StatusCode, Subject};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use futures::future::try_join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use subjects::job::{self, Lane, Place, header};
 use subjects::jobs::v1::Transition;
 use subjects::subject::Token;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::nats::{RequestError, Requester};
 use crate::{Error, Result};
@@ -30,6 +32,15 @@ const FIRED_TTL: &str = "24h";
 /// Held until somebody lets it go on; the broker wants a time.
 const HELD_FOR: chrono::TimeDelta = chrono::TimeDelta::days(36_500);
 
+/// Jobs of an atomic batch: fewer are sooner stored by themselves, more the broker does not take.
+const BATCH_MIN: usize = 8;
+const BATCH_MAX: usize = 1_000;
+
+/// What is shown to who watches in the time of a window, at most. Nobody reads more, and at a rate where it matters it would
+/// cost as much as the work.
+const SHOWN_MAX: u32 = 200;
+const SHOWN_WINDOW: Duration = Duration::from_millis(100);
+
 /// Subjects of one look at a stream.
 const SUBJECTS_MAX: usize = 100_000;
 
@@ -38,6 +49,14 @@ const SUBJECTS_MAX: usize = 100_000;
 pub struct JobBroker {
     requester: Requester,
     client: Client,
+    shown: Arc<Mutex<Shown>>,
+}
+
+/// What was shown of late.
+#[derive(Debug)]
+struct Shown {
+    since: Instant,
+    count: u32,
 }
 
 /// A message was stored.
@@ -101,6 +120,13 @@ struct TicksState {
 }
 
 #[derive(Deserialize)]
+struct Committed {
+    #[serde(rename = "seq")]
+    last: u64,
+    count: u64,
+}
+
+#[derive(Deserialize)]
 struct Answer {
     error: Option<Refusal>,
     #[serde(flatten)]
@@ -126,7 +152,8 @@ struct ConsumerInfo {
 
 impl JobBroker {
     pub(crate) fn new(requester: Requester, client: Client) -> Self {
-        Self { requester, client }
+        let shown = Arc::new(Mutex::new(Shown { since: Instant::now(), count: 0 }));
+        Self { requester, client, shown }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -158,6 +185,56 @@ impl JobBroker {
                 let id = format!("{}@{}", job.place.message_id(&job.id), run_at.timestamp_micros());
                 self.put_off(schedule, &job.place, &job.id, run_at, &id, headers, job.arguments.clone()).await
             }
+        }
+    }
+
+    /// As [`JobBroker::submit`] for each, in their order. Those that are due at once are stored together where they are many.
+    pub async fn submit_all(&self, jobs: &[Submission], now: DateTime<Utc>) -> Result<Vec<Stored>> {
+        let at_once = jobs.iter().all(|job| job.run_at.is_none_or(|run_at| run_at <= now));
+        if at_once && (BATCH_MIN..=BATCH_MAX).contains(&jobs.len()) {
+            match self.submit_batch(jobs).await {
+                Ok(stored) => return Ok(stored),
+                // An id that is known refuses all; by themselves each is told its own.
+                Err(Ask::Refused(Refusal { err_code, description })) => {
+                    tracing::debug!(err_code, description, "A batch is refused; its jobs are submitted one by one.");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        try_join_all(jobs.iter().map(|job| self.submit(job, now))).await
+    }
+
+    /// All or none (ADR-50).
+    async fn submit_batch(&self, jobs: &[Submission]) -> Result<Vec<Stored>, Ask> {
+        let batch = self.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned();
+        let deadline = Instant::now() + ACK_WAIT;
+        let mut committed = None;
+        for (place, job) in jobs.iter().enumerate() {
+            let mut headers = HeaderMap::new();
+            job.headers.iter().for_each(|(name, value)| append(&mut headers, name, value));
+            append(&mut headers, header::MESSAGE_ID, &job.place.message_id(&job.id));
+            append(&mut headers, "Nats-Batch-Id", &batch);
+            append(&mut headers, "Nats-Batch-Sequence", &(place + 1).to_string());
+            let (subject, body) = (job.place.subject(), job.arguments.clone());
+            if place + 1 < jobs.len() {
+                let sent = timeout_at(deadline, self.client.publish_with_headers(subject, headers, body)).await;
+                if !matches!(sent, Ok(Ok(()))) {
+                    return Err(Ask::Away(unexpected("a connection that takes nothing")));
+                }
+                continue;
+            }
+            append(&mut headers, "Nats-Batch-Commit", "1");
+            let answer = self.requester.request(subject.into(), Some(headers), body, deadline).await;
+            let answer = answer.map_err(|error| Ask::Away(away(error)))?;
+            committed = Some(read::<Committed>(&answer.payload)?);
+        }
+        let count = jobs.len() as u64;
+        match committed {
+            // Their places are in a row.
+            Some(Committed { last, count: stored }) if stored == count && last >= count => {
+                Ok((last + 1 - count..=last).map(|sequence| Stored { sequence, duplicate: false }).collect())
+            }
+            _ => Err(Ask::Away(unexpected("a batch of another size"))),
         }
     }
 
@@ -283,6 +360,16 @@ impl JobBroker {
                 return Ok(Ticks { planned, created_at: info.created });
             }
         }
+    }
+
+    /// When the work queue was created: one that was lost and made anew holds nothing of what it held.
+    pub async fn queue_created_at(&self) -> Result<DateTime<Utc>> {
+        #[derive(Deserialize)]
+        struct Info {
+            created: DateTime<Utc>,
+        }
+        let info: Info = self.ask(&format!("STREAM.INFO.{}", job::STREAM), &json!({})).await?;
+        Ok(info.created)
     }
 
     /// Has the broker say that a time of a schedule has come, at `fire_at`. Given again before that, it is said once.
@@ -422,10 +509,29 @@ impl JobBroker {
         Ok(())
     }
 
-    /// Shows what happens to a job to who watches. Nobody may, and one who does may miss it: it is in the history.
-    pub async fn show(&self, transition: &Transition) {
-        let live = job::live_subject(&transition.job_id);
-        let _ = self.client.publish(live, subjects::json::encode(transition).into()).await;
+    /// Shows what happens to a job to who watches. Nobody may, and one who does may miss it: it is in the history. Of very much
+    /// at once some is not shown, and false is given.
+    pub async fn show(&self, transition: &Transition) -> bool {
+        let is_shown = self.may_show();
+        if is_shown {
+            self.show_encoded(&transition.job_id, subjects::json::encode(transition).into()).await;
+        }
+        is_shown
+    }
+
+    /// The same of what is encoded already, whatever the rate.
+    pub(super) async fn show_encoded(&self, id: &str, transition: Bytes) {
+        let _ = self.client.publish(job::live_subject(id), transition).await;
+    }
+
+    /// Whether one more may be shown now; it is counted as if it were.
+    pub(super) fn may_show(&self) -> bool {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.since.elapsed() >= SHOWN_WINDOW {
+            *shown = Shown { since: Instant::now(), count: 0 };
+        }
+        shown.count = shown.count.saturating_add(1);
+        shown.count <= SHOWN_MAX
     }
 
     /// Tells whoever runs a job that it is to stop. Nobody may.

@@ -185,9 +185,9 @@ impl Engine {
         self.enter(Entry { transition, is_shown: false, settles: None }).await;
     }
 
-    /// Tells for the history alone.
-    pub(super) async fn note(&self, transition: Transition) {
-        self.enter(Entry { transition, is_shown: true, settles: None }).await;
+    /// Tells for the history, and where they have not seen it for those who watch.
+    pub(super) async fn note(&self, transition: Transition, is_shown: bool) {
+        self.enter(Entry { transition, is_shown, settles: None }).await;
     }
 
     pub(super) fn service(&self) -> &'static str {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use subjects::job::{self, header};
+use subjects::jobs::v1::Transition;
 use subjects::jobs::v1::job::State;
-use subjects::jobs::v1::{JobLog, Transition};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,9 @@ const COLLECT: Duration = Duration::from_millis(3);
 /// 256 KiB.
 const BATCH_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Entries that are taken without looking at their size: one has two times 256 KiB at most, which is seldom.
+const AT_ONCE_MAX: usize = 32;
 
 /// Pauses between two tries to store a batch.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -66,11 +69,14 @@ pub(super) async fn write(
 async fn collect(first: Entry, entries: &mut mpsc::Receiver<Entry>) -> Vec<Entry> {
     let deadline = Instant::now() + COLLECT;
     let mut bytes = size(&first);
-    let mut batch = vec![first];
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    batch.push(first);
     while batch.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
-        let Ok(Some(entry)) = timeout_at(deadline, entries.recv()).await else { break };
-        bytes += size(&entry);
-        batch.push(entry);
+        let (before, room) = (batch.len(), (BATCH_MAX - batch.len()).min(AT_ONCE_MAX));
+        match timeout_at(deadline, entries.recv_many(&mut batch, room)).await {
+            Ok(taken) if taken > 0 => bytes += batch[before..].iter().map(size).sum::<usize>(),
+            _ => break,
+        }
     }
     batch
 }
@@ -89,18 +95,7 @@ async fn store(
     batch: Vec<Entry>,
     stop: &CancellationToken,
 ) {
-    let (mut transitions, mut settled) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-    for Entry { transition, is_shown, settles } in batch {
-        if !is_shown {
-            broker.show(&transition).await;
-        }
-        settled.extend(settles);
-        // How an attempt ended is told by what became of the job; this is for who watches.
-        if transition.state() != State::Failed {
-            transitions.push(transition);
-        }
-    }
-    let body = Bytes::from(subjects::json::encode(&JobLog { transitions: merged(transitions) }));
+    let (body, settled) = told(broker, batch).await;
     let mut headers = HeaderMap::new();
     // The same in each try, so that an unknown outcome stores it once.
     broker::append(&mut headers, header::MESSAGE_ID, &ids.new_id().to_string());
@@ -121,30 +116,87 @@ async fn store(
     }
 }
 
-/// Of one job the later transition stands for those before it in the same batch.
-fn merged(transitions: Vec<Transition>) -> Vec<Transition> {
-    let mut places: HashMap<(String, String, String, u32, u32), usize> = HashMap::with_capacity(transitions.len());
-    let mut merged: Vec<Transition> = Vec::with_capacity(transitions.len());
-    for mut transition in transitions {
-        let key = (
-            transition.queue.clone(),
-            transition.kind.clone(),
-            transition.job_id.clone(),
-            transition.round,
-            transition.attempt,
-        );
-        match places.get(&key) {
-            Some(&place) if merged[place].state() == State::Running => {
-                let before = &mut merged[place];
-                transition.args = transition.args.take().or(before.args.take());
-                transition.progress = transition.progress.take().or(before.progress.take());
-                *before = transition;
+/// Shows what is new to who watches. Gives what is to be stored, each transition encoded once, and what is settled by that.
+async fn told(broker: &JobBroker, mut batch: Vec<Entry>) -> (Bytes, Vec<(Lease, Subject)>) {
+    let later = superseded(&batch);
+    let mut body = Vec::with_capacity(batch.len() * 400);
+    body.extend_from_slice(br#"{"transitions":["#);
+    let (opening, mut settled) = (body.len(), Vec::with_capacity(batch.len()));
+    for place in 0..batch.len() {
+        let is_shown = batch[place].is_shown || !broker.may_show();
+        settled.extend(batch[place].settles.take());
+        // How an attempt ended is told by what became of the job; this is for who watches.
+        let is_stored = later[place].is_none() && batch[place].transition.state() != State::Failed;
+        if is_shown && !is_stored {
+            carry(&mut batch, place, later[place]);
+            continue;
+        }
+        let encoded = subjects::json::encode(&batch[place].transition);
+        if is_stored {
+            if body.len() > opening {
+                body.push(b',');
             }
-            _ => {
-                places.insert(key, merged.len());
-                merged.push(transition);
-            }
+            body.extend_from_slice(&encoded);
+        }
+        if !is_shown {
+            broker.show_encoded(&batch[place].transition.job_id, encoded.into()).await;
+        }
+        carry(&mut batch, place, later[place]);
+    }
+    body.extend_from_slice(b"]}");
+    (body.into(), settled)
+}
+
+/// Gives what a transition has and the one that stands for it lacks to that one.
+fn carry(batch: &mut [Entry], place: usize, later: Option<usize>) {
+    let Some(later) = later else { return };
+    let before = &mut batch[place].transition;
+    let (args, progress) = (before.args.take(), before.progress.take());
+    let after = &mut batch[later].transition;
+    after.args = after.args.take().or(args);
+    after.progress = after.progress.take().or(progress);
+}
+
+/// Of each transition the place of the one that stands for it: of one attempt that runs the next that is told of it.
+fn superseded(batch: &[Entry]) -> Vec<Option<usize>> {
+    let mut later = vec![None; batch.len()];
+    let mut running: HashMap<(&str, &str, &str, u32, u32), usize> = HashMap::new();
+    for (place, Entry { transition, .. }) in batch.iter().enumerate() {
+        let state = transition.state();
+        if state == State::Failed || (state != State::Running && running.is_empty()) {
+            continue;
+        }
+        let (queue, kind, id) = (&transition.queue, &transition.kind, &transition.job_id);
+        let key = (queue.as_str(), kind.as_str(), id.as_str(), transition.round, transition.attempt);
+        let before = if state == State::Running { running.insert(key, place) } else { running.remove(&key) };
+        if let Some(before) = before {
+            later[before] = Some(place);
         }
     }
-    merged
+    later
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: &str, attempt: u32, state: State) -> Entry {
+        let transition = Transition { job_id: id.to_owned(), attempt, state: state.into(), ..Transition::default() };
+        Entry { transition, is_shown: true, settles: None }
+    }
+
+    #[test]
+    fn what_is_told_later_of_an_attempt_stands_for_that_it_runs() {
+        let batch = [
+            entry("a", 1, State::Running),
+            entry("b", 1, State::Running),
+            entry("a", 1, State::Running),
+            entry("a", 1, State::Failed),
+            entry("a", 1, State::RetryScheduled),
+            entry("a", 2, State::Running),
+            entry("b", 1, State::Succeeded),
+        ];
+
+        assert_eq!(superseded(&batch), [Some(2), Some(6), Some(4), None, None, None, None]);
+    }
 }

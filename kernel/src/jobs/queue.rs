@@ -231,8 +231,10 @@ impl Runner {
         let consumer = job::consumer(&self.queue, lane);
         let mut pull = None;
         while !self.stop.is_cancelled() {
-            // Room for one more at least; only this sends, so there can only come to be more.
-            let Some(Ok(_)) = self.stop.run_until_cancelled(sender.reserve()).await else { return };
+            // Asked for half as many as may lie ready, and not for each by itself; only this sends, so there can only come to be
+            // more room.
+            let room = sender.max_capacity().div_ceil(2);
+            let Some(Ok(_)) = self.stop.run_until_cancelled(sender.reserve_many(room)).await else { return };
             let Some(open) = &mut pull else {
                 pull = Pull::open(self.engine.broker().client(), consumer.clone()).await;
                 if pull.is_none() {
@@ -382,7 +384,7 @@ impl Runner {
         });
         let mut running = transition(job, State::Running, started_at);
         running.started_at = Some(started_at.into());
-        self.engine.broker().show(&running).await;
+        let is_shown = self.engine.broker().show(&running).await;
         let run = Run { job: job.clone(), cx, engine: self.engine.clone(), cancelled: begun.token.clone() };
         let work = timeout(job.timeout, AssertUnwindSafe(self.work.run(&run)).catch_unwind()).instrument(span);
         let mut work = std::pin::pin!(work);
@@ -401,7 +403,7 @@ impl Runner {
                 () = lost_key(lost) => return Outcome::Interrupted,
                 () = &mut told, if !is_told => {
                     is_told = true;
-                    self.engine.note(Transition { args: arguments(job), ..running.clone() }).await;
+                    self.engine.note(Transition { args: arguments(job), ..running.clone() }, is_shown).await;
                 }
             }
         }

@@ -71,13 +71,17 @@ impl Telemetry {
         let events = level_filter(&settings.level)?.and(filter::filter_fn(|metadata| !metadata.is_span()));
         let lines = log::layer(settings, service, instance).with_filter(events);
         let exporter = export::Exporter::from_environment(service, instance)?;
-        let spans = exporter.as_ref().map(|exporter| {
-            let spans = filter::filter_fn(|metadata| metadata.is_span() && *metadata.level() <= tracing::Level::INFO);
-            tracing_opentelemetry::layer().with_tracer(exporter.tracer()).with_filter(spans)
-        });
         EXPORTING.store(exporter.is_some(), Ordering::Relaxed);
-        let subscriber = Registry::default().with(lines).with(spans);
-        subscriber.try_init().map_err(|error| StartError::new("logging is set up already").with_source(error))?;
+        let subscriber = Registry::default().with(lines);
+        let started = if let Some(exporter) = &exporter {
+            let spans = filter::filter_fn(|metadata| metadata.is_span() && *metadata.level() <= tracing::Level::INFO);
+            let spans = tracing_opentelemetry::layer().with_tracer(exporter.tracer()).with_filter(spans);
+            subscriber.with(spans).try_init()
+        } else {
+            // Not a layer of nothing in place of the other: with one, spans are made although nobody takes them.
+            subscriber.try_init()
+        };
+        started.map_err(|error| StartError::new("logging is set up already").with_source(error))?;
         Ok(Self { exporter })
     }
 

@@ -12,7 +12,7 @@ use futures::future::try_join_all;
 use kernel::{Context, Error, Lifecycle, Result};
 use subjects::job;
 
-use crate::domain::{CATCH_UP_MAX, Plan, Schedule};
+use crate::domain::{CATCH_UP_MAX, Plan, Schedule, Timing};
 use crate::handlers::release_queued;
 use crate::{Jobs, storage};
 
@@ -29,6 +29,9 @@ const FIRING: TimeDelta = TimeDelta::seconds(5);
 
 /// Messages that are on their way to the broker at once.
 const AT_ONCE: usize = 256;
+
+/// Another version of this service may be there for so long while one takes the other's place.
+const REPLACED_WITHIN: TimeDelta = TimeDelta::hours(1);
 
 /// Schedules read at once.
 const SCHEDULES_MAX: i64 = 1_000;
@@ -71,6 +74,7 @@ async fn plan(jobs: &Jobs) -> Result<bool> {
     let ticks = broker.ticks().await?;
     let mut others = jobs.database.begin(&cx).await?;
     storage::note_store(&mut others, ticks.created_at).await?;
+    storage::close_lost(&mut others, broker.queue_created_at().await?).await?;
     let (mut schedules, mut after) = (Vec::new(), None);
     loop {
         let some = storage::list_schedules(&mut others, None, after.as_deref(), SCHEDULES_MAX).await?;
@@ -81,8 +85,14 @@ async fn plan(jobs: &Jobs) -> Result<bool> {
     others.commit().await?;
 
     let (mut wanted, mut planned, mut missing) = (BTreeSet::new(), Vec::new(), Vec::new());
+    // Those of another version's making, which this one cannot read, are left alone.
+    let mut unread = BTreeSet::new();
     for schedule in schedules.iter().filter(|schedule| !schedule.paused) {
-        let times = times(schedule, now);
+        let Some(timing) = schedule.timing() else {
+            unread.insert(schedule.id.as_str());
+            continue;
+        };
+        let times = times(schedule, &timing, now);
         let is_missing = |(subject, due_at): &&(String, DateTime<Utc>)| {
             let is_new = *due_at > schedule.planned_until;
             !ticks.planned.contains(subject) && (is_new || *due_at > now + FIRING)
@@ -96,8 +106,8 @@ async fn plan(jobs: &Jobs) -> Result<bool> {
     }
     give(jobs, missing).await?;
     let stale = |subject: &&String| {
-        let due_at = job::parse_tick_schedule(subject).map(|(_, due_at)| due_at);
-        !wanted.contains(*subject) && due_at.is_none_or(|due_at| due_at > now)
+        let is_not_ours_to_take_back = |(id, due_at)| due_at <= now || unread.contains(id);
+        !wanted.contains(*subject) && !job::parse_tick_schedule(subject).is_some_and(is_not_ours_to_take_back)
     };
     let stale: Vec<&String> = ticks.planned.iter().filter(stale).collect();
     for some in stale.chunks(AT_ONCE) {
@@ -113,9 +123,7 @@ async fn plan(jobs: &Jobs) -> Result<bool> {
 }
 
 /// The times that the broker should have: those ahead, and those of the past that it was never given.
-fn times(schedule: &Schedule, now: DateTime<Utc>) -> Vec<(String, DateTime<Utc>)> {
-    // One of another version's making is left alone.
-    let Some(timing) = schedule.timing() else { return Vec::new() };
+fn times(schedule: &Schedule, timing: &Timing, now: DateTime<Utc>) -> Vec<(String, DateTime<Utc>)> {
     let past = if schedule.planned_until < now {
         timing.last_between(schedule.planned_until, now, CATCH_UP_MAX as usize)
     } else {
@@ -148,31 +156,37 @@ async fn declare(jobs: &Jobs, cx: &Context, now: DateTime<Utc>) -> Result<()> {
     let mut tx = jobs.database.begin(cx).await?;
     let mut declared = Vec::new();
     for contract in job::contracts() {
-        let Some((id, plan)) = Plan::declared(contract) else { continue };
-        let known = storage::find_schedule(&mut tx, &id).await?;
-        if known.as_ref().is_none_or(|known| known.plan != plan) {
-            let same_times = known.as_ref().is_some_and(|known| known.plan.cron == plan.cron);
-            let fresh = Schedule {
-                id: id.clone(),
+        let Some(plan) = Plan::declared(contract) else { continue };
+        declared.push(plan.name.clone());
+        let known = storage::find_declared(&mut tx, &plan.name).await?;
+        if known.as_ref().is_some_and(|known| known.plan == plan) {
+            continue;
+        }
+        let service = Some(contract.service.to_owned());
+        let schedule = match known {
+            Some(known) if known.plan.cron == plan.cron => Schedule { plan, service, updated_at: now, ..known },
+            Some(known) => {
+                let (active_since, planned_until, queued_at) = (now, now, None);
+                Schedule { plan, service, active_since, planned_until, queued_at, updated_at: now, ..known }
+            }
+            None => Schedule {
+                // Nobody can guess the ids of its jobs, and so keep them out.
+                id: cx.new_id().to_string(),
                 plan,
-                service: Some(contract.service.to_owned()),
-                paused: known.as_ref().is_some_and(|known| known.paused),
+                service,
+                paused: false,
                 active_since: now,
                 planned_until: now,
                 queued_at: None,
-                created_at: known.as_ref().map_or(now, |known| known.created_at),
+                created_at: now,
                 updated_at: now,
-            };
-            let schedule = match known.filter(|_| same_times) {
-                Some(known) => Schedule { plan: fresh.plan, updated_at: now, ..known },
-                None => fresh,
-            };
-            if !storage::put_schedule(&mut tx, &schedule).await? {
-                return Err(Error::conflict("name_taken", "No other schedule can have this name."));
-            }
+            },
+        };
+        if !storage::put_schedule(&mut tx, &schedule).await? {
+            return Err(Error::conflict("name_taken", "No other schedule can have this name."));
         }
-        declared.push(id);
     }
-    storage::delete_undeclared(&mut tx, &declared).await?;
-    tx.commit().await.map(drop)
+    storage::delete_undeclared(&mut tx, &declared, now - REPLACED_WITHIN).await?;
+    tx.commit().await?;
+    Ok(())
 }

@@ -17,7 +17,8 @@ pub struct JobsSettings {
     /// A time of a schedule that the broker gives out more milliseconds late than this was slept through: the schedule's policy
     /// says whether it is caught up. 1,000 to 3,600,000, default 5,000.
     pub late_after_ms: u32,
-    /// How often what the broker has of schedules is compared with what it should have. 100 to 600,000, default 60,000.
+    /// How often what the broker has of schedules is compared with what it should have. 100 to 120,000, default 60,000; the broker has the times of
+    /// five minutes.
     pub schedule_interval_ms: u32,
     /// For how many seconds a job that has ended is kept in the history. 60 to 315,360,000, default 604,800 (a week).
     pub history_retention_s: u32,
@@ -69,7 +70,7 @@ impl Settings for JobsSettings {
             ("schedules_max", self.schedules_max, 1, 10_000_000),
             ("crons_max", self.crons_max, 1, 100_000),
             ("late_after_ms", self.late_after_ms, 1_000, 3_600_000),
-            ("schedule_interval_ms", self.schedule_interval_ms, 100, 600_000),
+            ("schedule_interval_ms", self.schedule_interval_ms, 100, 120_000),
             ("history_retention_s", self.history_retention_s, 60, 315_360_000),
             ("dead_letter_retention_s", self.dead_letter_retention_s, 60, 315_360_000),
             ("queue_interval_ms", self.queue_interval_ms, 50, 60_000),

@@ -21,11 +21,14 @@ pub struct Accepted {
     pub submission: Submission,
     /// As the history shows it; the queue's own number may differ where the request gives none.
     pub max_attempts: u32,
+    /// Whether its id is the caller's, who may have used it before.
+    pub has_key: bool,
 }
 
 /// Checks a request whole. `id` is the job's where the request gives none.
 pub fn accept(request: SubmitRequest, id: &str, now: DateTime<Utc>) -> Result<Accepted, Vec<FieldError>> {
     let mut faults = Vec::new();
+    let has_key = !request.idempotency_key.is_empty();
     let queue = check_queue(&request.queue).map_err(|fault| faults.push(fault)).ok();
     let mut token = |pointer: &str, text: &str| {
         Token::parse(text).or_else(|| {
@@ -34,7 +37,7 @@ pub fn accept(request: SubmitRequest, id: &str, now: DateTime<Utc>) -> Result<Ac
         })
     };
     let kind = token("/kind", &request.kind);
-    let id = token("/idempotencyKey", if request.idempotency_key.is_empty() { id } else { &request.idempotency_key });
+    let id = token("/idempotencyKey", if has_key { &request.idempotency_key } else { id });
     let lane = match request.priority() {
         Priority::Unspecified | Priority::Normal => Lane::Normal,
         Priority::High => Lane::High,
@@ -84,7 +87,7 @@ pub fn accept(request: SubmitRequest, id: &str, now: DateTime<Utc>) -> Result<Ac
             let place = Place { queue, kind, lane };
             let run_at = run_at.filter(|run_at| *run_at > now);
             let submission = Submission { place, id, arguments: Bytes::from(arguments), run_at, headers };
-            Ok(Accepted { submission, max_attempts })
+            Ok(Accepted { submission, max_attempts, has_key })
         }
         _ => Err(faults),
     }

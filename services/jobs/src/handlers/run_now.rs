@@ -4,7 +4,7 @@ use kernel::{Context, Result};
 use serde_json::json;
 use subjects::jobs::v1::{RunNowReply, RunNowRequest};
 
-use super::take_ticks::submit_job;
+use super::take_ticks::{note_job, submit_noted};
 use super::wire::{find_schedule, record};
 use crate::domain::Outcome;
 use crate::error::JobsError;
@@ -19,7 +19,8 @@ pub(crate) async fn run_now(jobs: &Jobs, cx: &Context, request: RunNowRequest) -
     storage::insert_tick(&mut tx, &schedule.id, cx.now(), Outcome::Started, Some(&job_id)).await?;
     let details = json!({ "name": schedule.plan.name, "jobId": job_id });
     record(&mut tx, "jobs.schedule.run", "schedule", &schedule.id, details).await?;
-    submit_job(jobs, &mut tx, &schedule, id, Some(cx.trace()), cx.now()).await?;
+    let noted = note_job(&mut tx, &schedule, id, Some(cx.trace()), cx.now()).await?;
+    submit_noted(jobs, &mut tx, noted.into_iter().collect()).await?;
     tx.commit().await?;
     Ok(RunNowReply { job_id })
 }

@@ -1,16 +1,16 @@
 //! Jobs are checked whole, noted in the history, and stored in the work queue, before the caller hears of it.
 //!
-//! The history is written first and committed last, so that what was noted there and not stored in the queue is noted nowhere.
-//! A caller that hears of neither repeats the call with its key: for two minutes the broker knows the id, and the history for as
-//! long as it is kept.
+//! The transaction of the history is begun first and committed last, so that what was not stored in the queue is noted nowhere; many
+//! are stored together. A caller that hears of neither repeats the call with its key: for two minutes the broker knows the id, and the
+//! history for as long as it is kept.
 
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use futures::future::try_join_all;
-use kernel::jobs::Submission;
+use kernel::jobs::{Stored, Submission};
 use kernel::{Context, FieldError, Result};
 use serde_json::json;
+use sqlx::PgConnection;
 use subjects::job;
 use subjects::jobs::v1::job::State;
 use subjects::jobs::v1::{SubmitBatchReply, SubmitBatchRequest, SubmitReply, SubmitRequest, Transition};
@@ -70,25 +70,19 @@ async fn take(jobs: &Jobs, cx: &Context, accepted: Vec<Accepted>, action: &str) 
     let new: Vec<NewJob> = accepted.iter().map(to_row).collect();
 
     let mut tx = jobs.database.begin(cx).await?;
-    let fresh: BTreeSet<usize> = storage::insert_jobs(&mut tx, &new, cx.now()).await?.into_iter().collect();
+    let fresh = fresh(&mut tx, &accepted, &new).await?;
     let target = if new.len() == 1 { new[0].id.clone() } else { String::new() };
     let queues: BTreeSet<&str> = new.iter().map(|job| job.queue.as_str()).collect();
     let details = json!({ "jobs": fresh.len(), "duplicates": new.len() - fresh.len(), "queues": queues });
     record(&mut tx, action, "job", &target, details).await?;
 
-    let submissions: Vec<(usize, Submission)> =
-        fresh.iter().map(|&place| (place, traced(cx, &accepted[place].submission))).collect();
-    let stored = submissions.iter().map(async |(place, submission)| {
-        let stored = broker.submit(submission, cx.now()).await?;
-        Ok::<_, kernel::Error>((*place, submission.run_at.is_none(), stored))
-    });
-    let stored = try_join_all(stored).await?;
-    let at_once: Vec<(&NewJob, u64)> = stored
-        .iter()
-        .filter(|(_, at_once, stored)| *at_once && !stored.duplicate)
-        .map(|(place, _, stored)| (&new[*place], stored.sequence))
-        .collect();
-    storage::note_sequences(&mut tx, &at_once).await?;
+    let submissions: Vec<Submission> = fresh.iter().map(|&place| traced(cx, &accepted[place].submission)).collect();
+    let stored = broker.submit_all(&submissions, cx.now()).await?;
+    let sequence =
+        |stored: &Stored, job: &NewJob| (!stored.duplicate && job.run_at.is_none()).then_some(stored.sequence);
+    let rows: Vec<(&NewJob, Option<u64>)> =
+        fresh.iter().zip(&stored).map(|(&place, stored)| (&new[place], sequence(stored, &new[place]))).collect();
+    storage::insert_submitted(&mut tx, &rows, cx.now()).await?;
     tx.commit().await?;
 
     for &place in &fresh {
@@ -98,12 +92,23 @@ async fn take(jobs: &Jobs, cx: &Context, accepted: Vec<Accepted>, action: &str) 
         jobs.queues.notify_one();
     }
     let known: BTreeSet<usize> =
-        stored.iter().filter(|(_, _, stored)| stored.duplicate).map(|(place, _, _)| *place).collect();
+        fresh.iter().zip(&stored).filter(|(_, stored)| stored.duplicate).map(|(&place, _)| place).collect();
     let reply = |(place, job): (usize, NewJob)| SubmitReply {
         job_id: job.id,
         duplicate: !fresh.contains(&place) || known.contains(&place),
     };
     Ok(new.into_iter().enumerate().map(reply).collect())
+}
+
+/// The places of those that are not known to the history, nor there twice. Ids of our own are new.
+async fn fresh(connection: &mut PgConnection, accepted: &[Accepted], new: &[NewJob]) -> Result<BTreeSet<usize>> {
+    let keyed: Vec<&NewJob> = new.iter().zip(accepted).filter(|(_, job)| job.has_key).map(|(job, _)| job).collect();
+    let mut known = storage::find_known(connection, &keyed).await?;
+    let is_fresh = |(place, job): (usize, &NewJob)| {
+        let is_known = accepted[place].has_key && !known.insert((job.queue.clone(), job.kind.clone(), job.id.clone()));
+        (!is_known).then_some(place)
+    };
+    Ok(new.iter().enumerate().filter_map(is_fresh).collect())
 }
 
 fn to_row(accepted: &Accepted) -> NewJob {
@@ -118,7 +123,8 @@ fn to_row(accepted: &Accepted) -> NewJob {
     }
 }
 
-fn pending(job: &NewJob, now: DateTime<Utc>) -> Transition {
+/// What is shown of a job that was just stored.
+pub(super) fn pending(job: &NewJob, now: DateTime<Utc>) -> Transition {
     Transition {
         job_id: job.id.clone(),
         queue: job.queue.clone(),

@@ -1,5 +1,7 @@
 //! The history of jobs.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -144,6 +146,62 @@ pub(crate) async fn insert_jobs(
         inserted.next_if(|row| row.queue == job.queue && row.kind == job.kind && row.id == job.id).map(|_| place)
     };
     Ok(jobs.iter().enumerate().filter_map(is_next).collect())
+}
+
+/// Those of these jobs that are known, by queue, kind and id.
+pub(crate) async fn find_known(
+    connection: &mut PgConnection,
+    jobs: &[&NewJob],
+) -> Result<BTreeSet<(String, String, String)>, sqlx::Error> {
+    if jobs.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let texts = |of: fn(&NewJob) -> &str| jobs.iter().map(|job| of(job).to_owned()).collect::<Vec<_>>();
+    let known = sqlx::query!(
+        "SELECT known.queue, known.kind, known.id FROM jobs.jobs AS known \
+         JOIN unnest($1::text[], $2::text[], $3::text[]) AS asked (queue, kind, id) \
+         ON known.queue = asked.queue AND known.kind = asked.kind AND known.id = asked.id",
+        &texts(|job| &job.queue),
+        &texts(|job| &job.kind),
+        &texts(|job| &job.id),
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(known.into_iter().map(|row| (row.queue, row.kind, row.id)).collect())
+}
+
+/// Inserts jobs that were submitted, with their places in the work queue. Of those that a runner has told of meanwhile it knows
+/// more.
+#[tracing::instrument(name = "storage.job.insert_submitted", skip_all)]
+pub(crate) async fn insert_submitted(
+    connection: &mut PgConnection,
+    jobs: &[(&NewJob, Option<u64>)],
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let texts = |of: fn(&NewJob) -> &str| jobs.iter().map(|(job, _)| of(job).to_owned()).collect::<Vec<_>>();
+    let run_at: Vec<Option<DateTime<Utc>>> = jobs.iter().map(|(job, _)| job.run_at).collect();
+    let max_attempts: Vec<i32> = jobs.iter().map(|(job, _)| number(job.max_attempts)).collect();
+    let sequences: Vec<Option<i64>> =
+        jobs.iter().map(|(_, sequence)| sequence.and_then(|sequence| i64::try_from(sequence).ok())).collect();
+    sqlx::query!(
+        "INSERT INTO jobs.jobs (queue, kind, id, state, rank, round, attempt, max_attempts, args, created_at, run_at, sequence) \
+         SELECT queue, kind, id, 'PENDING', $8, 0, 0, max_attempts, args, $9, run_at, sequence \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::timestamptz[], $7::bigint[]) \
+         WITH ORDINALITY AS new (queue, kind, id, max_attempts, args, run_at, sequence, place) \
+         ORDER BY place ON CONFLICT (queue, kind, id) DO NOTHING",
+        &texts(|job| &job.queue),
+        &texts(|job| &job.kind),
+        &texts(|job| &job.id),
+        &max_attempts,
+        &texts(|job| &job.args),
+        &run_at as &[Option<DateTime<Utc>>],
+        &sequences as &[Option<i64>],
+        rank(0, 0, 0, State::Pending),
+        now,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Notes where jobs are in the work queue.

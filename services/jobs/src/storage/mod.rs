@@ -6,8 +6,8 @@ mod queues;
 mod schedules;
 
 pub(crate) use jobs::{
-    JobFilter, NewJob, Told, apply, delete_ended, find_jobs, insert_errors, insert_jobs, list_errors, list_jobs,
-    list_kinds, list_to_cancel, note_sequences, put_back, request_cancellation, set_cancelled,
+    JobFilter, NewJob, Told, apply, delete_ended, find_jobs, find_known, insert_errors, insert_jobs, insert_submitted,
+    list_errors, list_jobs, list_kinds, list_to_cancel, note_sequences, put_back, request_cancellation, set_cancelled,
 };
 pub(crate) use letters::{
     LetterFilter, count_letters, delete_letters, delete_letters_before, find_letters, insert_letter, list_letters,
@@ -15,9 +15,9 @@ pub(crate) use letters::{
 };
 pub(crate) use queues::{find_queue, list_queues, make_queues, put_queue};
 pub(crate) use schedules::{
-    LastTick, count_open, count_schedules, delete_schedule, delete_ticks, delete_undeclared, find_schedule,
-    insert_tick, last_ticks, list_queued, list_schedules, may_plan, note_planned, note_store, put_schedule, queue_tick,
-    start_queued,
+    LastTick, close_lost, count_open, count_schedules, delete_schedule, delete_ticks, delete_undeclared, find_declared,
+    find_schedule, insert_tick, last_ticks, list_queued, list_schedules, may_plan, note_planned, note_store,
+    put_schedule, queue_tick, start_queued,
 };
 
 fn unexpected(column: &str) -> sqlx::Error {

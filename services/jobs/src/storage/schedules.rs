@@ -108,6 +108,20 @@ pub(crate) async fn find_schedule(connection: &mut PgConnection, id: &str) -> Re
     row.map(Schedule::try_from).transpose()
 }
 
+/// The schedule that a service declared under this name, kept as it is until the transaction ends.
+pub(crate) async fn find_declared(connection: &mut PgConnection, name: &str) -> Result<Option<Schedule>, sqlx::Error> {
+    let row = sqlx::query_as!(
+        ScheduleRow,
+        "SELECT id, name, service, cron, time_zone, queue, kind, args, overlap, catch_up, catch_up_max, jitter_ms, \
+         max_attempts, timeout_ms, paused, active_since, planned_until, queued_at, created_at, updated_at \
+         FROM jobs.schedules WHERE name = $1 AND service IS NOT NULL FOR UPDATE",
+        name,
+    )
+    .fetch_optional(connection)
+    .await?;
+    row.map(Schedule::try_from).transpose()
+}
+
 /// How many schedules there are over the API, counted one after the other until the transaction ends.
 pub(crate) async fn count_schedules(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('jobs.schedules', 0))")
@@ -168,11 +182,20 @@ pub(crate) async fn delete_schedule(connection: &mut PgConnection, id: &str) -> 
     Ok(())
 }
 
-/// Deletes what services declared and do not declare any more.
-pub(crate) async fn delete_undeclared(connection: &mut PgConnection, declared: &[String]) -> Result<(), sqlx::Error> {
-    sqlx::query!("DELETE FROM jobs.schedules WHERE service IS NOT NULL AND id <> ALL($1::text[])", declared)
-        .execute(connection)
-        .await?;
+/// Deletes what services declared and do not declare any more, by their names. Not what was touched since: another version of
+/// this service, which is being started or replaced, may declare more.
+pub(crate) async fn delete_undeclared(
+    connection: &mut PgConnection,
+    declared: &[String],
+    untouched_since: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "DELETE FROM jobs.schedules WHERE service IS NOT NULL AND name <> ALL($1::text[]) AND updated_at < $2",
+        declared,
+        untouched_since,
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
@@ -182,12 +205,26 @@ pub(crate) async fn may_plan(connection: &mut PgConnection) -> Result<bool, sqlx
 }
 
 /// Notes in which store the times of schedules are. Where it is another than before, what was not decided yet is to be given
-/// to it again.
+/// to it again: from the last time that was decided on, and what may have come later than that one by its jitter. What was
+/// decided is not decided again.
 pub(crate) async fn note_store(connection: &mut PgConnection, created_at: DateTime<Utc>) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE jobs.schedules SET store = $1, planned_until = least(planned_until, greatest(active_since, \
-         (SELECT max(due_at) FROM jobs.ticks WHERE schedule_id = id AND due_at = date_trunc('second', due_at)))) \
-         WHERE store IS DISTINCT FROM $1",
+         (SELECT max(due_at) FROM jobs.ticks WHERE schedule_id = id AND due_at = date_trunc('second', due_at)) \
+         - make_interval(secs => 60 + jitter_ms / 1000.0))) WHERE store IS DISTINCT FROM $1",
+        created_at,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Waits no longer for jobs of schedules that were in a work queue whose store was lost before they ended.
+pub(crate) async fn close_lost(connection: &mut PgConnection, created_at: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE jobs.ticks SET is_open = false FROM jobs.schedules AS schedule \
+         WHERE is_open AND schedule.id = schedule_id AND EXISTS (SELECT FROM jobs.jobs AS job WHERE job.id = job_id \
+         AND job.queue = schedule.queue AND job.kind = schedule.kind AND job.finished_at IS NULL AND job.created_at < $1)",
         created_at,
     )
     .execute(connection)
@@ -268,18 +305,21 @@ pub(crate) async fn queue_tick(
     Ok(())
 }
 
-/// How many jobs of a schedule have not ended, as far as the history knows.
-pub(crate) async fn count_open(connection: &mut PgConnection, schedule_id: &str) -> Result<u64, sqlx::Error> {
+/// How many jobs of a schedule have not ended, as far as the history knows. Others may have jobs of these ids in queues of
+/// theirs, so only those count that are in its own.
+pub(crate) async fn count_open(connection: &mut PgConnection, schedule: &Schedule) -> Result<u64, sqlx::Error> {
     sqlx::query!(
-        "UPDATE jobs.ticks SET is_open = false WHERE schedule_id = $1 AND is_open \
-         AND NOT EXISTS (SELECT FROM jobs.jobs WHERE jobs.id = ticks.job_id AND finished_at IS NULL)",
-        schedule_id,
+        "UPDATE jobs.ticks SET is_open = false WHERE schedule_id = $1 AND is_open AND NOT EXISTS \
+         (SELECT FROM jobs.jobs WHERE queue = $2 AND kind = $3 AND jobs.id = ticks.job_id AND finished_at IS NULL)",
+        schedule.id,
+        schedule.plan.queue,
+        schedule.plan.kind,
     )
     .execute(&mut *connection)
     .await?;
     let open = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM jobs.ticks WHERE schedule_id = $1 AND is_open"#,
-        schedule_id,
+        schedule.id,
     )
     .fetch_one(connection)
     .await?;
@@ -334,8 +374,9 @@ pub(crate) async fn delete_ticks(
     limit: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE jobs.ticks SET is_open = false WHERE is_open AND due_at < $1 \
-         AND NOT EXISTS (SELECT FROM jobs.jobs WHERE jobs.id = ticks.job_id AND finished_at IS NULL)",
+        "UPDATE jobs.ticks SET is_open = false FROM jobs.schedules AS schedule \
+         WHERE is_open AND due_at < $1 AND schedule.id = schedule_id AND NOT EXISTS (SELECT FROM jobs.jobs AS job \
+         WHERE job.queue = schedule.queue AND job.kind = schedule.kind AND job.id = job_id AND job.finished_at IS NULL)",
         before,
     )
     .execute(&mut *connection)
