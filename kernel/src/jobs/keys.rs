@@ -48,7 +48,7 @@ const COLUMNS: &str =
 pub(super) struct Keys(Arc<Mutex<HashMap<Uuid, CancellationToken>>>);
 
 /// A key that a run holds until [`Engine::give_key_back`].
-pub(super) struct Key {
+pub(super) struct Holding {
     queue: String,
     key: String,
     holder: Uuid,
@@ -58,7 +58,7 @@ pub(super) struct Key {
 
 /// What came of asking for a key.
 pub(super) enum Asked {
-    Taken(Key),
+    Taken(Holding),
     /// Another run has it; the job is kept until it is free.
     Kept,
 }
@@ -92,7 +92,7 @@ impl Keys {
                     heard = asked;
                     own
                 }
-                Err(error) if heard.elapsed() < LEASE - INTERVAL => {
+                Err(error) if heard.elapsed() + INTERVAL < LEASE => {
                     tracing::debug!(%error, "Concurrency keys cannot be held just now.");
                     continue;
                 }
@@ -140,26 +140,26 @@ impl Engine {
         }
         let lost = CancellationToken::new();
         self.keys().lock().insert(holder, lost.clone());
-        Ok(Asked::Taken(Key { queue: job.place.queue.to_string(), key: key.to_owned(), holder, lost }))
+        Ok(Asked::Taken(Holding { queue: job.place.queue.to_string(), key: key.to_owned(), holder, lost }))
     }
 
     /// Lets the next have it. What does not succeed here is done when the key expires.
-    pub(super) async fn give_key_back(&self, database: &Database, key: Key) {
-        self.keys().lock().remove(&key.holder);
+    pub(super) async fn give_key_back(&self, database: &Database, held: Holding) {
+        self.keys().lock().remove(&held.holder);
         let given = async {
             let mut tx = database.pool().begin().await?;
             sqlx::query("DELETE FROM job_keys WHERE queue = $1 AND key = $2 AND holder = $3")
-                .bind(&key.queue)
-                .bind(&key.key)
-                .bind(key.holder)
+                .bind(&held.queue)
+                .bind(&held.key)
+                .bind(held.holder)
                 .execute(&mut *tx)
                 .await?;
             let next = sqlx::query(sqlx::AssertSqlSafe(format!(
                 "SELECT {COLUMNS} FROM job_waiting WHERE queue = $1 AND key = $2 AND dispatched_at IS NULL \
                  ORDER BY number LIMIT 1",
             )))
-            .bind(&key.queue)
-            .bind(&key.key)
+            .bind(&held.queue)
+            .bind(&held.key)
             .fetch_optional(&mut *tx)
             .await?;
             tx.commit().await?;
@@ -278,7 +278,9 @@ fn read(row: &PgRow) -> Option<Job> {
     let unsigned = |column: &str| u32::try_from(row.get::<i32, _>(column)).unwrap_or_default();
     let pairs: Vec<(String, String)> = serde_json::from_str(row.get("headers")).unwrap_or_default();
     let mut headers = HeaderMap::new();
-    pairs.iter().for_each(|(name, value)| append(&mut headers, name, value));
+    for (name, value) in &pairs {
+        append(&mut headers, name, value);
+    }
     Some(Job {
         id: token("job_id")?,
         place: Place { queue: token("queue")?, kind: token("kind")?, lane: Lane::parse(row.get("lane"))? },

@@ -74,7 +74,7 @@ impl Service for BenchRunner {
         let engine: Engine = parts.jobs.ok_or_else(|| StartError::new("a service with jobs has an engine"))?;
         let concurrency = std::env::var(CONCURRENCY).ok().and_then(|text| text.parse().ok());
         let concurrency = concurrency.ok_or_else(|| StartError::new("how many jobs run at once is not said"))?;
-        Ok(Self { _queue: engine.run_queue(QUEUE, concurrency, Arc::new(Noop)) })
+        Ok(Self { _queue: engine.run_queue(QUEUE, concurrency, None, Arc::new(Noop)) })
     }
 
     async fn run(self: Arc<Self>, life: Lifecycle) -> Result<(), StartError> {

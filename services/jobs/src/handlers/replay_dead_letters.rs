@@ -26,12 +26,9 @@ pub(crate) async fn replay_dead_letters(
         let fault = FieldError::new("/ratePerSecond", "out_of_range", format!("must be 1 to {RATE_MAX}"));
         return Err(JobsError::Invalid(vec![fault]).into());
     }
-    let failed_before = match request.failed_before.map(DateTime::<Utc>::try_from).transpose() {
-        Ok(time) => time,
-        Err(_) => {
-            let fault = FieldError::new("/failedBefore", "out_of_range", "must be a time of this era");
-            return Err(JobsError::Invalid(vec![fault]).into());
-        }
+    let Ok(failed_before) = request.failed_before.map(DateTime::<Utc>::try_from).transpose() else {
+        let fault = FieldError::new("/failedBefore", "out_of_range", "must be a time of this era");
+        return Err(JobsError::Invalid(vec![fault]).into());
     };
     let pause = match request.rate_per_second {
         0 => TimeDelta::zero(),
