@@ -83,7 +83,7 @@ impl<'a> Whole<'a> {
         self.await_empty(job::STREAM, &job::consumer(QUEUE, Lane::Normal), start).await?;
         let took = start.elapsed();
         self.await_empty(job::LOG, "history", start).await?;
-        let recorded = start.elapsed() - took;
+        let recorded = start.elapsed().saturating_sub(took);
         let cpu_us = self.cpu_us()? - before;
         self.hold(true).await?;
         Ok((Side { count, took, lags_us: Vec::new() }.round(cpu_us), recorded.as_secs_f64()))

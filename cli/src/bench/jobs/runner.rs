@@ -86,7 +86,7 @@ impl Service for BenchRunner {
 /// Starts it in an account without other services.
 pub(super) async fn start(bed: &Bed, account: &Account, concurrency: u32) -> Result<Process> {
     let mut spec = bed.deployment.process("jobs", 1)?.spec().clone();
-    spec.name = "runner".to_owned();
+    "runner".clone_into(&mut spec.name);
     spec.log = spec.log.with_file_name("runner.log");
     spec.program = std::env::current_exe()?;
     spec.args = ["bench", "serve", "jobs"].map(OsString::from).to_vec();
