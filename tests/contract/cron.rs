@@ -90,7 +90,7 @@ fn windows() -> Vec<Window> {
     let mut windows = Vec::new();
     for (zone, one, other) in CHANGES {
         for change in [second(one), second(other)] {
-            for (before, max) in [(129_600, 20), (2_400, 40), (5, 40)] {
+            for (before, max) in [(129_600, 10), (2_400, 20), (5, 20)] {
                 windows.push(Window { zone, after: change - before, until: change + 129_600, max });
             }
         }
@@ -98,7 +98,7 @@ fn windows() -> Vec<Window> {
             zone,
             after: second("2026-01-01T00:00:00Z"),
             until: second("2027-01-01T00:00:00Z"),
-            max: 12,
+            max: 6,
         });
     }
     windows
@@ -148,7 +148,7 @@ async fn another_cron_agrees_for_a_thousand_expressions_and_five_zones_over_chan
     }
     let _left_for_a_person = std::fs::remove_dir_all(&folder);
     assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ[..differ.len().min(20)].join("\n"));
-    assert!(times > 50_000, "only {times} times were compared");
+    assert!(times > 20_000, "only {times} times were compared");
 }
 
 fn time(second: i64) -> DateTime<Utc> {

@@ -328,7 +328,7 @@ async fn a_schedule_is_made_shown_changed_held_run_by_hand_and_deleted() {
     assert!(changed["nextAt"].as_str().unwrap().ends_with("T04:00:00Z"), "{changed}");
     assert_eq!((&changed["maxAttempts"], &changed["overlap"]), (&json!(2), &json!("SKIP")), "what is absent stays");
     let reset = json!({
-        "timeZone": "", "maxAttempts": 0, "jitterMs": 0, "catchUpMax": 0, "overlap": "OVERLAP_POLICY_UNSPECIFIED",
+        "timeZone": "", "maxAttempts": 0, "jitterMs": 0, "catchUpMax": 0, "overlap": "UNSPECIFIED",
     });
     let reset = admin.patch(&path, &reset).await.json(200);
     assert_eq!(

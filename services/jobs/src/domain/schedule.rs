@@ -469,7 +469,7 @@ mod tests {
         }
     }
 
-    /// A cron of our own for comparison, as simple as can be: every second of the wall clock is looked at, field by field.
+    /// A cron of our own for comparison, as simple as can be (`tests/contract/cron.rs` compares with another's): every second of the wall clock is looked at, field by field.
     struct Oracle {
         fields: [Vec<bool>; 6],
         day_or: bool,
@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cron_that_looks_at_every_second_agrees_for_a_thousand_expressions_over_changes_of_the_clock() {
+    fn a_cron_that_looks_at_every_second_agrees_over_changes_of_the_clock() {
         // Both changes of 2026 in each zone, in one by half an hour; the last has none, so any days will do.
         let changes = [
             ("Europe/Berlin", "2026-03-29T01:00:00Z", "2026-10-25T01:00:00Z"),
@@ -637,7 +637,7 @@ mod tests {
         });
         assert_eq!(changing.count(), 8);
         let (mut dice, mut due) = (Dice(2026), 0);
-        for _ in 0..1_000 {
+        for _ in 0..200 {
             let (text, oracle) = Oracle::roll(&mut dice);
             for window in &windows {
                 let timing =
@@ -650,7 +650,7 @@ mod tests {
                 due += ours.len();
             }
         }
-        assert!(due > 10_000, "{due} times");
+        assert!(due > 2_000, "{due} times");
     }
 
     fn differ(ours: &[DateTime<Utc>], expected: &[DateTime<Utc>]) -> String {
