@@ -125,6 +125,8 @@ pub(super) async fn note_job(
             .filter(|(_, value)| *value > 0)
             .map(|(name, value)| (name.to_owned(), value.to_string()))
             .collect();
+    // A commit that failed behind the submission may be repeated long after the broker has forgotten the id.
+    headers.push((header::UNIQUE.to_owned(), "true".to_owned()));
     headers.extend(trace.map(|trace| ("traceparent".to_owned(), trace.to_traceparent())));
     let job = NewJob {
         queue: plan.queue.clone(),
