@@ -9,12 +9,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/auth target/release/authz target/release/audit target/release/gateway target/release/identity target/release/jobs target/release/trunkline /out/
 
 FROM debian:bookworm-slim
-# openssl makes the broker's certificates; the folders are where compose.yaml mounts its volumes, which take their owner.
+# openssl makes the broker's certificates, ca-certificates vouch for mail servers; the folders are where compose.yaml mounts its volumes, which take their owner.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends openssl \
+    && apt-get install --yes --no-install-recommends ca-certificates openssl \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --no-create-home trunkline \
-    && install --directory --owner=trunkline --mode=755 /broker /secrets /superuser /tls
+    && install --directory --owner=trunkline --mode=755 /broker /mail /secrets /superuser /tls
 COPY --from=build /out/ /usr/local/bin/
 USER trunkline
 CMD ["trunkline", "--help"]

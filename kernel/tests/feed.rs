@@ -38,6 +38,7 @@ static CONTRACT: ServiceContract = ServiceContract {
     calls: &["svc.auth.v1.get_jwks"],
     consumers: &[],
     buckets: &[],
+    enqueues: &[],
     jobs: &[],
     watches: &[WHOLE, PART],
 };

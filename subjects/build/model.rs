@@ -35,6 +35,8 @@ pub struct Service {
     pub consumers: Vec<Consumer>,
     pub watches: Vec<Watch>,
     pub buckets: Vec<String>,
+    /// In order of queue.
+    pub enqueues: Vec<Enqueues>,
     /// In order of queue and kind.
     pub jobs: Vec<Job>,
 }
@@ -103,6 +105,11 @@ pub struct Consumer {
     pub filters: Vec<String>,
 }
 
+pub struct Enqueues {
+    pub queue: String,
+    pub delayed: bool,
+}
+
 pub struct Watch {
     pub stream: String,
     pub subjects: Vec<String>,
@@ -157,6 +164,12 @@ impl Contract {
             if let Some(subject) = watches.iter().flat_map(|w| &w.subjects).find(|s| !s.starts_with("evt.")) {
                 return Err(format!("{full_name} watches `{subject}`, which is no event").into());
             }
+            let enqueues = messages(&options, "enqueues");
+            let mut enqueues: Vec<Enqueues> = enqueues
+                .iter()
+                .map(|queue| Enqueues { queue: text(queue, "queue"), delayed: flag(queue, "delayed") })
+                .collect();
+            enqueues.sort_by(|a, b| a.queue.cmp(&b.queue));
             services.push(Service {
                 description: comment(&descriptor.parent_file(), descriptor.path()),
                 version: text(&options, "version"),
@@ -169,6 +182,7 @@ impl Contract {
                 consumers,
                 watches,
                 buckets: texts(&options, "buckets"),
+                enqueues,
                 jobs,
             });
         }
@@ -176,6 +190,7 @@ impl Contract {
         check_consumers(&services)?;
         admit_guards(&mut services);
         check_queues(&services)?;
+        check_enqueues(&services)?;
         resolve_calls(&mut services)?;
         check_routes(&services)?;
         Ok(Self { pool: pool.clone(), services })
@@ -359,7 +374,7 @@ fn check_queues(services: &[Service]) -> Result<()> {
                 return Err(format!("{}: `{word}` cannot name a queue or kind", job.message.full_name()).into());
             }
         }
-        if ["schedules", "due", "dlq", "work"].contains(&job.queue.as_str()) {
+        if is_reserved(&job.queue) {
             return Err(format!("{}: the queue name `{}` is reserved", job.message.full_name(), job.queue).into());
         }
         let runner = runners.entry(&job.queue).or_insert(&service.name);
@@ -371,6 +386,27 @@ fn check_queues(services: &[Service]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Each names a queue, once.
+fn check_enqueues(services: &[Service]) -> Result<()> {
+    for service in services {
+        let mut seen = BTreeSet::new();
+        for Enqueues { queue, .. } in &service.enqueues {
+            let is_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+            if !(1..=64).contains(&queue.len()) || !queue.bytes().all(is_token) || is_reserved(queue) {
+                return Err(format!("{}: `{queue}` cannot name a queue", service.name).into());
+            }
+            if !seen.insert(queue) {
+                return Err(format!("{} enqueues to `{queue}` twice", service.name).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_reserved(queue: &str) -> bool {
+    ["schedules", "due", "dlq", "work"].contains(&queue)
 }
 
 /// A durable's name is a token of the subjects of its dead letters, so it names one consumer in all streams.

@@ -34,7 +34,7 @@ pub fn generate(contract: &Contract, out: &Path) -> Result<()> {
          /// to who may see them.\n\
          pub static GATEWAY: ServiceContract = ServiceContract {{ name: \"gateway\", version: {:?}, \
          description: \"The HTTP edge.\", endpoints: &[], events: &[], calls: &{calls:?}, consumers: &[], watches: &[\
-         WatchContract {{ stream: \"EVENTS\", subjects: &[\"evt.>\"] }}], buckets: &[], jobs: &[] }};",
+         WatchContract {{ stream: \"EVENTS\", subjects: &[\"evt.>\"] }}], buckets: &[], enqueues: &[], jobs: &[] }};",
         env!("CARGO_PKG_VERSION"),
     )?;
     let mut changes: Vec<&str> = contract
@@ -94,12 +94,17 @@ fn module(service: &Service) -> Result<String> {
         .iter()
         .map(|w| format!("crate::WatchContract {{ stream: {:?}, subjects: &{:?} }}", w.stream, w.subjects))
         .collect();
+    let enqueues: Vec<String> = service
+        .enqueues
+        .iter()
+        .map(|e| format!("crate::EnqueuesContract {{ queue: {:?}, delayed: {} }}", e.queue, e.delayed))
+        .collect();
     writeln!(
         out,
         "/// What {name} serves, publishes, calls and consumes.\n\
          pub static CONTRACT: crate::ServiceContract = crate::ServiceContract {{ name: {name:?}, version: {:?}, \
          description: {:?}, endpoints: &[{}], events: &[{}], calls: &{:?}, consumers: &[{}], watches: &[{}], \
-         buckets: &{:?}, jobs: &[{}] }};",
+         buckets: &{:?}, enqueues: &[{}], jobs: &[{}] }};",
         service.version,
         service.description,
         endpoints.join(", "),
@@ -108,6 +113,7 @@ fn module(service: &Service) -> Result<String> {
         consumers.join(", "),
         watches.join(", "),
         service.buckets,
+        enqueues.join(", "),
         jobs.join(", "),
         name = service.name,
     )?;

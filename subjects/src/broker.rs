@@ -119,6 +119,15 @@ pub fn of(service: &ServiceContract) -> Permissions {
     for verb in ["PING", "INFO", "STATS"] {
         subscribe.extend([format!("$SRV.{verb}"), format!("$SRV.{verb}.{name}"), format!("$SRV.{verb}.{name}.*")]);
     }
+    for enqueues in service.enqueues {
+        let queue = enqueues.queue;
+        publish.extend(Lane::ALL.into_iter().map(|lane| job::filter(queue, lane)));
+        publish.insert(format!("$JS.API.STREAM.INFO.{}", job::STREAM));
+        if enqueues.delayed {
+            publish.insert(format!("schedules.job.{queue}.>"));
+            publish.insert(format!("$JS.API.STREAM.INFO.{}", job::SCHEDULES));
+        }
+    }
     if name == job::MANAGER {
         manage_jobs(&mut publish);
     }

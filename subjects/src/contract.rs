@@ -139,6 +139,8 @@ pub struct ServiceContract {
     pub watches: &'static [WatchContract],
     /// Key-value buckets that it writes and reads.
     pub buckets: &'static [&'static str],
+    /// Queues to which it submits jobs with its changes, in order.
+    pub enqueues: &'static [EnqueuesContract],
     /// Jobs that it runs, in order of queue and kind.
     pub jobs: &'static [&'static JobContract],
 }
@@ -197,6 +199,15 @@ impl ServiceContract {
         let asks = self.calls.iter().any(|call| crate::DECISIONS.contains(call));
         asks || self.endpoints.iter().any(|endpoint| crate::DECISIONS.contains(&endpoint.subject))
     }
+}
+
+/// A queue to which a service submits jobs with its changes.
+#[derive(Debug)]
+pub struct EnqueuesContract {
+    /// The queue, whoever runs it.
+    pub queue: &'static str,
+    /// Whether it also submits jobs for later.
+    pub delayed: bool,
 }
 
 /// Events of a stream that every instance sees as they are stored.

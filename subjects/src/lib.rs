@@ -18,8 +18,8 @@ mod text_list;
 mod timestamp;
 
 pub use contract::{
-    Access, Bind, BindError, Body, ConsumerContract, Endpoint, Event, EventContract, Http, HttpMethod, JobArguments,
-    JobContract, QueryField, Register, ServiceContract, Transport, WatchContract,
+    Access, Bind, BindError, Body, ConsumerContract, Endpoint, EnqueuesContract, Event, EventContract, Http,
+    HttpMethod, JobArguments, JobContract, QueryField, Register, ServiceContract, Transport, WatchContract,
 };
 pub use problem::{FieldError, Problem};
 pub use timestamp::{OutOfRange, Timestamp};

@@ -121,7 +121,7 @@ fn the_image_holds_every_program() {
     for name in programs::names().into_iter().chain(["trunkline"]) {
         assert!(dockerfile.contains(&format!("target/release/{name} ")), "{name}");
     }
-    for folder in ["/broker", "/secrets", "/superuser", "/tls"] {
+    for folder in ["/broker", "/mail", "/secrets", "/superuser", "/tls"] {
         assert!(dockerfile.contains(folder), "{folder} is made, so that its volume has an owner");
     }
 }

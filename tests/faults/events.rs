@@ -20,6 +20,7 @@ use crate::{number, say};
 static WITNESS: ServiceContract = ServiceContract {
     watches: &[],
     buckets: &[],
+    enqueues: &[],
     jobs: &[],
     name: "witness",
     version: "1.0.0",

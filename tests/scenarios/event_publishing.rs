@@ -29,6 +29,7 @@ macro_rules! subscriber {
             consumers: &[ConsumerContract { stream: "EVENTS", durable: $name, filters: &[REGISTERED] }],
             watches: &[],
             buckets: &[],
+            enqueues: &[],
             jobs: &[],
         };
     };

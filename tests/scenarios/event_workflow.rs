@@ -55,6 +55,7 @@ const PART: ServiceContract = ServiceContract {
     consumers: &[],
     watches: &[],
     buckets: &[],
+    enqueues: &[],
     jobs: &[],
 };
 

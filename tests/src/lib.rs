@@ -11,6 +11,7 @@ pub mod command;
 pub mod http;
 pub mod jobs;
 pub mod load;
+pub mod mail;
 pub mod node;
 pub mod people;
 pub mod platform;

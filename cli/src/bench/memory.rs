@@ -20,6 +20,7 @@ static ONLY_ME: ServiceContract = ServiceContract {
     consumers: &[],
     watches: &[],
     buckets: &[],
+    enqueues: &[],
     jobs: &[],
 };
 

@@ -28,6 +28,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(15);
 const FIRST_STARTS_MAX: u32 = 3;
 /// Services with a key of their own in a file.
 const KEY_HOLDERS: [&str; 2] = ["audit", "auth"];
+/// Where mail goes unless a server is set.
+pub const MAIL: &str = "mail";
 /// Instances of one name.
 const INSTANCES_MAX: usize = 64;
 
@@ -205,6 +207,9 @@ impl Deployment {
         if name == "identity" {
             let file = AdminFile::in_folder(&options.folder);
             set("TRUNKLINE_IDENTITY__BOOTSTRAP_ADMIN_FILE", file.path().into());
+            let mut mail = OsString::from("file://");
+            mail.push(std::path::absolute(options.folder.join(MAIL))?);
+            set("TRUNKLINE_IDENTITY__MAIL_URL", mail);
         }
         let own = options.service_env.get(name).into_iter().flatten();
         env.extend(options.env.iter().chain(own).map(|(name, value)| (name.clone(), value.into())));

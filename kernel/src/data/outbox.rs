@@ -1,17 +1,20 @@
-//! Rows of the outbox as a transaction writes them: events in CloudEvents binary mode, and records for the audit log.
+//! Rows of the outbox as a transaction writes them: events in CloudEvents binary mode, records for the audit log, values of
+//! buckets, and jobs.
 //!
 //! What the broker would refuse for good is refused here, so that no row can be one that never leaves. Sending them is
 //! the [`relay`](super::relay)'s.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use chrono::SecondsFormat;
 use sqlx::PgConnection;
-use subjects::Event;
+use subjects::{Event, job};
 use uuid::Uuid;
 
 use super::record::{self, AuditAction, Origin};
+use crate::jobs::Submission;
 use crate::{Error, Result};
 
 /// Bytes of a message's body at most, as in the table's own check. An event must leave room for itself in its audit
@@ -34,6 +37,8 @@ pub(super) enum Stream {
     Bucket(Bucket),
     Events,
     Audit,
+    Jobs,
+    Schedules,
 }
 
 /// A key-value bucket that is written with a change. A service may write those of its contract.
@@ -66,7 +71,15 @@ impl Stream {
     pub(super) fn of(service: &str) -> Vec<Self> {
         let declared = subjects::service(service).map_or(&[][..], |contract| contract.buckets);
         let buckets = Bucket::ALL.into_iter().filter(|bucket| declared.contains(&bucket.name()));
-        buckets.map(Self::Bucket).chain([Self::Events, Self::Audit]).collect()
+        let enqueues = subjects::service(service).map_or(&[][..], |contract| contract.enqueues);
+        let jobs = (!enqueues.is_empty()).then_some(Self::Jobs);
+        let schedules = enqueues.iter().any(|queue| queue.delayed).then_some(Self::Schedules);
+        buckets.map(Self::Bucket).chain([Self::Events, Self::Audit]).chain(jobs).chain(schedules).collect()
+    }
+
+    /// Whether its messages go away when what they ask for is done, so that the absence of one says nothing.
+    pub(super) fn is_consumed(self) -> bool {
+        matches!(self, Self::Jobs | Self::Schedules)
     }
 
     pub(super) fn name(self) -> &'static str {
@@ -74,6 +87,8 @@ impl Stream {
             Self::Bucket(bucket) => bucket.stream(),
             Self::Events => "EVENTS",
             Self::Audit => "AUDIT",
+            Self::Jobs => job::STREAM,
+            Self::Schedules => job::SCHEDULES,
         }
     }
 }
@@ -84,7 +99,7 @@ pub(super) struct Draft {
     id: Uuid,
     stream: Stream,
     subject: String,
-    headers: BTreeMap<&'static str, String>,
+    headers: BTreeMap<Cow<'static, str>, String>,
     payload: Vec<u8>,
 }
 
@@ -94,14 +109,14 @@ impl Draft {
         let contract = E::CONTRACT;
         let id = origin.new_id();
         let mut headers = origin.headers(id);
-        headers.insert("ce-specversion", "1.0".to_owned());
-        headers.insert("ce-id", id.to_string());
-        headers.insert("ce-source", format!("urn:trunkline:service:{}", contract.service));
-        headers.insert("ce-type", contract.action().to_owned());
-        headers.insert("ce-time", origin.now().to_rfc3339_opts(SecondsFormat::Micros, true));
+        headers.insert("ce-specversion".into(), "1.0".to_owned());
+        headers.insert("ce-id".into(), id.to_string());
+        headers.insert("ce-source".into(), format!("urn:trunkline:service:{}", contract.service));
+        headers.insert("ce-type".into(), contract.action().to_owned());
+        headers.insert("ce-time".into(), origin.now().to_rfc3339_opts(SecondsFormat::Micros, true));
         let target = event.target_id();
         if !target.is_empty() {
-            headers.insert("ce-subject", percent_encoded(target));
+            headers.insert("ce-subject".into(), percent_encoded(target));
         }
         let payload = subjects::json::encode(event);
         Self { id, stream: Stream::Events, subject: contract.subject.to_owned(), headers, payload }
@@ -118,6 +133,18 @@ impl Draft {
             headers: origin.headers(id),
             payload: subjects::json::encode(&record),
         }
+    }
+
+    /// A job for its queue, or for later. By its id it is the same job however often it is sent.
+    pub(super) fn job(origin: &Origin, submission: Submission) -> Self {
+        let id = origin.new_id();
+        let (subject, own) = submission.message(origin.now());
+        let mut headers = origin.headers(id);
+        headers.extend(own.into_iter().map(|(name, value)| (Cow::Owned(name), value)));
+        // So that one which was done is known when its stream was lost and it is sent again.
+        headers.insert(job::header::UNIQUE.into(), "true".to_owned());
+        let stream = if submission.is_delayed(origin.now()) { Stream::Schedules } else { Stream::Jobs };
+        Self { id, stream, subject, headers, payload: submission.arguments.into() }
     }
 
     /// The value of a key.

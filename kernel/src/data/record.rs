@@ -1,6 +1,7 @@
 //! What a transaction knows of who acts, and the audit records made from it. Storing and chaining them is the audit
 //! service's.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -95,11 +96,11 @@ impl Origin {
     }
 
     /// What every message of the outbox carries.
-    pub(super) fn headers(&self, id: Uuid) -> BTreeMap<&'static str, String> {
+    pub(super) fn headers(&self, id: Uuid) -> BTreeMap<Cow<'static, str>, String> {
         BTreeMap::from([
-            ("Content-Type", "application/json".to_owned()),
-            ("Nats-Msg-Id", id.to_string()),
-            ("traceparent", self.traceparent.clone()),
+            ("Content-Type".into(), "application/json".to_owned()),
+            ("Nats-Msg-Id".into(), id.to_string()),
+            ("traceparent".into(), self.traceparent.clone()),
         ])
     }
 }

@@ -62,7 +62,7 @@ pub struct Relay {
 #[serde(rename_all = "camelCase")]
 struct Beat<'a> {
     service: &'a str,
-    /// Age of the oldest message that is not sent; 0 where all are.
+    /// Age of the oldest message that is not sent, jobs aside; 0 where all are.
     oldest_unsent_age_ms: u64,
 }
 
@@ -177,7 +177,7 @@ impl Relay {
         self.measures.depth.set(report.depth);
         self.measures.oldest_unsent_age_seconds.set(Duration::from_millis(report.oldest_unsent_age_ms).as_secs_f64());
         let service = self.database.service();
-        let beat = Beat { service, oldest_unsent_age_ms: report.oldest_unsent_age_ms };
+        let beat = Beat { service, oldest_unsent_age_ms: report.oldest_told_age_ms };
         let body = serde_json::to_vec(&beat).expect("a heartbeat is plain values");
         if publisher::is_connected(&self.client) {
             let sent = self.client.publish(subjects::subject::beat(service), body.into()).await;

@@ -1,4 +1,4 @@
-//! One change: the service's own statements, and the events and audit records that leave with its commit or not at all.
+//! One change: the service's own statements, and the events, audit records and jobs that leave with its commit or not at all.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 use sqlx::{PgConnection, Postgres};
 use subjects::audit::v1::Outcome;
 use subjects::subject::Token;
-use subjects::{Access, Endpoint, Event};
+use subjects::{Access, Endpoint, Event, job};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
@@ -15,6 +15,7 @@ use super::database::{Database, is_broken};
 use super::outbox::{self, Bucket, Draft, Stream};
 use super::record::{AuditAction, Origin};
 use crate::authorization::changes;
+use crate::jobs::Submission;
 use crate::{Context, Error, Result, telemetry};
 
 /// A transaction for one request or message. Dropped without [`commit`](Transaction::commit), it is rolled back.
@@ -123,6 +124,29 @@ impl Transaction {
             return Err(misuse(format!("{key:?} cannot be a key of {}", bucket.name())));
         }
         self.write(vec![Draft::value(&self.origin, bucket, key, value)]).await
+    }
+
+    /// Submits a job when the transaction commits: `tx.enqueue(Submission::of(&SendMail { … }, cx.new_id()))`. The contract of
+    /// this service must name the queue under `enqueues`, and there as delayed where the job is for later.
+    ///
+    /// It is stored once however often it is sent; what runs it may run it more than once.
+    pub async fn enqueue(&mut self, job: Submission) -> Result<()> {
+        let service = self.database.service();
+        let (queue, kind) = (job.place.queue.to_string(), job.place.kind.to_string());
+        let declared = subjects::service(service).map_or(&[][..], |contract| contract.enqueues);
+        let declared = declared.iter().find(|enqueues| enqueues.queue == queue);
+        let is_delayed = job.is_delayed(self.origin.now());
+        if declared.is_none_or(|declared| is_delayed && !declared.delayed) {
+            return Err(misuse(format!("{service} does not declare that it enqueues to {queue}")));
+        }
+        // Nobody would hear of what the runner finds wrong.
+        let checked = match (job::runner_of(&queue), job::find(&queue, &kind)) {
+            (Some(_), Some(contract)) => (contract.check)(&job.arguments),
+            (Some(_), None) => return Err(misuse(format!("{kind} is no kind of the queue {queue}"))),
+            (None, _) => subjects::json::check_any(&job.arguments),
+        };
+        checked.map_err(|error| misuse(format!("{queue}.{kind} does not take these arguments: {error:?}")))?;
+        self.write(vec![Draft::job(&self.origin, job)]).await
     }
 
     async fn write(&mut self, drafts: Vec<Draft>) -> Result<()> {

@@ -12,10 +12,12 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use futures::future::try_join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use subjects::JobArguments;
 use subjects::job::{self, Lane, Place, header};
 use subjects::jobs::v1::Transition;
 use subjects::subject::Token;
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use crate::nats::{RequestError, Requester};
 use crate::{Error, Result};
@@ -150,6 +152,60 @@ struct ConsumerInfo {
     paused: bool,
 }
 
+impl Submission {
+    /// A job of a declared kind with these arguments, at once, as its contract says. `id` is unique within its kind.
+    pub fn of<T: JobArguments>(arguments: &T, id: Uuid) -> Self {
+        let contract = T::CONTRACT;
+        let token = |word: &str| Token::parse(word).expect("the contract was checked when it was compiled");
+        Self {
+            place: Place { queue: token(contract.queue), kind: token(contract.kind), lane: Lane::Normal },
+            id: token(&id.to_string()),
+            arguments: subjects::json::encode(arguments).into(),
+            run_at: None,
+            headers: Vec::new(),
+        }
+    }
+
+    /// The same, not before `run_at`.
+    pub fn at(self, run_at: DateTime<Utc>) -> Self {
+        Self { run_at: Some(run_at), ..self }
+    }
+
+    /// Whether it waits for its time, as seen at `now`.
+    pub(crate) fn is_delayed(&self, now: DateTime<Utc>) -> bool {
+        self.run_at.is_some_and(|run_at| run_at > now)
+    }
+
+    /// Subject and headers of the message that submits it at `now`.
+    pub(crate) fn message(&self, now: DateTime<Utc>) -> (String, Vec<(String, String)>) {
+        let mut headers = self.headers.clone();
+        match self.run_at.filter(|run_at| *run_at > now) {
+            None => {
+                headers.push((header::MESSAGE_ID.to_owned(), self.place.message_id(&self.id)));
+                (self.place.subject(), headers)
+            }
+            Some(run_at) => {
+                headers.push((header::CREATED_AT.to_owned(), rfc3339(now)));
+                let id = format!("{}@{}", self.place.message_id(&self.id), run_at.timestamp_micros());
+                headers.extend(schedule(&self.place, &self.id, run_at, &id));
+                (self.place.schedule(&self.id), headers)
+            }
+        }
+    }
+}
+
+/// What makes a message a schedule that puts the job into its queue at `run_at`.
+fn schedule(place: &Place, id: &Token, run_at: DateTime<Utc>, message_id: &str) -> [(String, String); 5] {
+    [
+        ("Nats-Schedule", format!("@at {}", rfc3339(run_at))),
+        ("Nats-Schedule-Target", place.due_subject()),
+        ("Nats-Schedule-TTL", FIRED_TTL.to_owned()),
+        (header::MESSAGE_ID, message_id.to_owned()),
+        (header::ID, id.to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+}
+
 impl JobBroker {
     pub(crate) fn new(requester: Requester, client: Client) -> Self {
         let shown = Arc::new(Mutex::new(Shown { since: Instant::now(), count: 0 }));
@@ -173,19 +229,11 @@ impl JobBroker {
     /// two minutes. 503 `queue_full` where there is no room.
     pub async fn submit(&self, job: &Submission, now: DateTime<Utc>) -> Result<Stored> {
         let mut headers = HeaderMap::new();
-        job.headers.iter().for_each(|(name, value)| append(&mut headers, name, value));
-        match job.run_at.filter(|run_at| *run_at > now) {
-            None => {
-                append(&mut headers, header::MESSAGE_ID, &job.place.message_id(&job.id));
-                self.store(job.place.subject(), headers, job.arguments.clone()).await
-            }
-            Some(run_at) => {
-                append(&mut headers, header::CREATED_AT, &rfc3339(now));
-                let schedule = job.place.schedule(&job.id);
-                let id = format!("{}@{}", job.place.message_id(&job.id), run_at.timestamp_micros());
-                self.put_off(schedule, &job.place, &job.id, run_at, &id, headers, job.arguments.clone()).await
-            }
+        let (subject, own) = job.message(now);
+        for (name, value) in &own {
+            append(&mut headers, name, value);
         }
+        self.store(subject, headers, job.arguments.clone()).await
     }
 
     /// As [`JobBroker::submit`] for each, in their order. Those that are due at once are stored together where they are many.
@@ -242,7 +290,7 @@ impl JobBroker {
     #[expect(clippy::too_many_arguments, reason = "what a schedule is made of")]
     pub(super) async fn put_off(
         &self,
-        schedule: String,
+        subject: String,
         place: &Place,
         id: &Token,
         run_at: DateTime<Utc>,
@@ -250,12 +298,10 @@ impl JobBroker {
         mut headers: HeaderMap,
         body: Bytes,
     ) -> Result<Stored> {
-        append(&mut headers, "Nats-Schedule", &format!("@at {}", rfc3339(run_at)));
-        append(&mut headers, "Nats-Schedule-Target", &place.due_subject());
-        append(&mut headers, "Nats-Schedule-TTL", FIRED_TTL);
-        append(&mut headers, header::MESSAGE_ID, message_id);
-        append(&mut headers, header::ID, &id.to_string());
-        self.store(schedule, headers, body).await
+        for (name, value) in schedule(place, id, run_at, message_id) {
+            append(&mut headers, &name, &value);
+        }
+        self.store(subject, headers, body).await
     }
 
     /// Puts a job back into its queue by hand, at `run_at`, in the next round. `token` makes a repeated call the same one.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
 use super::job::{Job, Patience};
-use crate::Context;
+use crate::{Context, Error};
 
 /// Does the work of a queue.
 pub trait Work: Send + Sync + 'static {
@@ -82,6 +82,14 @@ pub enum Outcome {
     Cancelled,
     /// The process stops; costs no attempt.
     Interrupted,
+}
+
+/// It failed and may go better another time. The history hears the public words; the cause stays in the log.
+impl From<Error> for Outcome {
+    fn from(error: Error) -> Self {
+        tracing::warn!(?error, "An attempt at a job failed.");
+        Self::Failed(error.to_string())
+    }
 }
 
 impl Outcome {

@@ -136,6 +136,8 @@ pub struct Tokens {
     pub audience: String,
     /// Verified tokens remembered. 1 to 10,000,000, default 10,000.
     pub cache_max: u32,
+    /// How often the keys that sign tokens are fetched, in milliseconds. 50 to 60,000, default 60,000.
+    pub keys_refresh_ms: u32,
 }
 
 impl Default for Process {
@@ -199,7 +201,12 @@ impl Default for Consumers {
 
 impl Default for Tokens {
     fn default() -> Self {
-        Self { issuer: "trunkline".to_owned(), audience: "trunkline".to_owned(), cache_max: 10_000 }
+        Self {
+            issuer: "trunkline".to_owned(),
+            audience: "trunkline".to_owned(),
+            cache_max: 10_000,
+            keys_refresh_ms: 60_000,
+        }
     }
 }
 
@@ -282,6 +289,7 @@ impl Settings for Process {
             ("consumers.redelivery_delay_min_ms", self.consumers.redelivery_delay_min_ms, 10, 600_000),
             ("consumers.redelivery_delay_max_ms", self.consumers.redelivery_delay_max_ms, 10, 600_000),
             ("tokens.cache_max", self.tokens.cache_max, 1, 10_000_000),
+            ("tokens.keys_refresh_ms", self.tokens.keys_refresh_ms, 50, 60_000),
             ("drain_timeout_ms", self.drain_timeout_ms, 0, 60_000),
         ];
         for (name, value, min, max) in ranges {

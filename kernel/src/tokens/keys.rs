@@ -24,9 +24,6 @@ const UNKNOWN_KEY_PAUSE: Duration = Duration::from_secs(30);
 /// How long after a failed fetch another may be tried.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How old the keys get before they are fetched again, so that a withdrawn one ends.
-const REFRESH_INTERVAL: Duration = Duration::from_mins(1);
-
 /// How long one fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -82,6 +79,8 @@ pub(super) struct Keys {
     fetching: AsyncMutex<()>,
     last: Mutex<Option<Fetch>>,
     outcomes: Family<ByKind, Counter>,
+    /// How old the keys get before they are fetched again, so that a withdrawn one ends.
+    refresh_interval: Duration,
 }
 
 #[derive(Clone, Copy)]
@@ -98,9 +97,13 @@ impl Fetch {
 }
 
 impl Keys {
-    pub(super) fn new(source: Arc<dyn KeySource>, outcomes: Family<ByKind, Counter>) -> Self {
+    pub(super) fn new(
+        source: Arc<dyn KeySource>,
+        refresh_interval: Duration,
+        outcomes: Family<ByKind, Counter>,
+    ) -> Self {
         let known = ArcSwap::from_pointee(Vec::new());
-        Self { source, known, fetching: AsyncMutex::new(()), last: Mutex::new(None), outcomes }
+        Self { source, known, fetching: AsyncMutex::new(()), last: Mutex::new(None), outcomes, refresh_interval }
     }
 
     /// The key with this id. `None` where there is none; 503 where that cannot be found out just now.
@@ -130,7 +133,7 @@ impl Keys {
     /// Fetches for ever, a little before the keys are due.
     pub(super) async fn refresh(&self) {
         loop {
-            sleep(REFRESH_INTERVAL).await;
+            sleep(self.refresh_interval).await;
             let _fetching = self.fetching.lock().await;
             self.fetch().await;
         }

@@ -9,6 +9,7 @@ mod keys;
 mod strict;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use jsonwebtoken::Algorithm;
@@ -63,7 +64,11 @@ impl TokenVerifier {
             Outcomes { remembered: outcome("remembered"), verified: outcome("verified"), refused: outcome("refused") };
         Self(Arc::new(Inner {
             expectation: Expectation { issuer: settings.issuer.clone(), audience: settings.audience.clone() },
-            keys: Keys::new(source, metrics.counters(Name::KeyFetches)),
+            keys: Keys::new(
+                source,
+                Duration::from_millis(settings.keys_refresh_ms.into()),
+                metrics.counters(Name::KeyFetches),
+            ),
             cache: Cache::new(settings.cache_max as usize),
             clock,
             outcomes,

@@ -36,6 +36,7 @@ static CONTRACT: ServiceContract = ServiceContract {
     consumers: &[],
     watches: &[],
     buckets: &[],
+    enqueues: &[],
     jobs: &[],
 };
 

@@ -1,7 +1,7 @@
 //! The auth service: who is signed in.
 //!
 //! Owns sessions, refresh tokens (their hashes) and signing keys (sealed). Serves sign-in, exchange of refresh tokens,
-//! sign-out and the public keys. Publishes `evt.auth.*`. Asks identity whether a password is right and which roles a user
+//! sign-out, the public keys and their rotation. Prunes and rotates by itself, as jobs. Publishes `evt.auth.*`. Asks identity whether a password is right and which roles a user
 //! has; never sees a password hash, never stores a token, never decides a permission.
 
 pub mod domain;
@@ -13,16 +13,17 @@ mod storage;
 
 use kernel::endpoint::Routes;
 use kernel::settings::Tokens;
-use kernel::{Caller, Context, Database, Error, Parts, Result, Service, StartError};
+use kernel::{Caller, Context, Database, Error, JobWorkers, Parts, Result, Service, StartError};
 use secrecy::ExposeSecret as _;
 use subjects::ServiceContract;
 use subjects::auth::v1::{
-    AuthService, CONTRACT, GetJwksRequest, Jwks, LoginRequest, LogoutReply, LogoutRequest, RefreshRequest, TokenReply,
-    register,
+    AuthService, CONTRACT, GetJwksRequest, Jwks, LoginRequest, LogoutReply, LogoutRequest, Prune, RefreshRequest,
+    RotateKeys, RotateSigningKeysReply, RotateSigningKeysRequest, TokenReply, register,
 };
 use subjects::identity::v1::IdentityClient;
 
 use domain::{AccessToken, RefreshToken, Session, SigningKey, SuccessorKey};
+use keys::Keyring;
 pub use settings::AuthSettings;
 
 /// The service.
@@ -34,7 +35,7 @@ pub struct Auth {
     database: Database,
     identity: IdentityClient<Caller>,
     successor_key: SuccessorKey,
-    signing_key: SigningKey,
+    keyring: Keyring,
 }
 
 impl Service for Auth {
@@ -45,33 +46,52 @@ impl Service for Auth {
     }
 
     async fn build(parts: Parts<AuthSettings>) -> Result<Self, StartError> {
+        let heard_of_within = parts.process.tokens.keys_refresh_ms;
+        if parts.settings.key_propagation_ms < heard_of_within.saturating_mul(2) {
+            let fault =
+                "auth.key_propagation_ms must be twice tokens.keys_refresh_ms at least: verifiers would not know a key";
+            return Err(StartError::new(fault));
+        }
         let master_key = keys::read_master_key(parts.process.key_file.as_deref())?;
-        let (database, sealing) = (&parts.database, &master_key.sealing_key());
-        let signing_key = parts
-            .with_database(keys::TIMEOUT, |cx| async move { keys::ensure_signing_key(database, &cx, sealing).await })
-            .await?;
+        let keyring = Keyring::new(master_key.sealing_key(), parts.settings.key_propagation());
+        let (database, made) = (&parts.database, &keyring);
+        parts.with_database(keys::TIMEOUT, |cx| async move { made.ensure_key(database, &cx).await }).await?;
         Ok(Self {
             settings: parts.settings,
             tokens: parts.process.tokens,
             database: parts.database,
             identity: IdentityClient::new(parts.caller),
             successor_key: master_key.successor_key(),
-            signing_key,
+            keyring,
         })
     }
 
     fn routes(routes: &mut Routes<Self>) {
         register(routes);
     }
+
+    fn jobs(jobs: &mut JobWorkers<Self>) {
+        // Few at once: they work on the same rows, beside requests.
+        jobs.concurrency("auth", 2);
+        jobs.handle::<Prune, _>(|auth, run| Box::pin(handlers::prune(auth, run)));
+        jobs.handle::<RotateKeys, _>(|auth, run| Box::pin(handlers::rotate_keys(auth, run)));
+    }
 }
 
 impl Auth {
-    /// The answer to whoever holds `refresh_token` of `session`, with a new access token.
-    fn issue(&self, cx: &Context, session: &Session, roles: &[String], refresh_token: &RefreshToken) -> TokenReply {
+    /// The answer to whoever holds `refresh_token` of `session`, with a new access token signed by `key`.
+    fn issue(
+        &self,
+        cx: &Context,
+        key: &SigningKey,
+        session: &Session,
+        roles: &[String],
+        refresh_token: &RefreshToken,
+    ) -> TokenReply {
         let ttl = self.settings.access_token_ttl();
         let token =
             AccessToken::new(&self.tokens.issuer, &self.tokens.audience, session, roles, cx.new_id(), cx.now(), ttl);
-        let access_token = tracing::info_span!("domain.access_token.sign").in_scope(|| token.sign(&self.signing_key));
+        let access_token = tracing::info_span!("domain.access_token.sign").in_scope(|| token.sign(key));
         TokenReply {
             access_token: access_token.expose_secret().to_owned(),
             refresh_token: refresh_token.reveal().expose_secret().to_owned(),
@@ -99,5 +119,13 @@ impl AuthService<Context> for Auth {
 
     async fn get_jwks(&self, cx: &Context, _request: GetJwksRequest) -> Result<Jwks> {
         handlers::get_jwks(self, cx).await
+    }
+
+    async fn rotate_signing_keys(
+        &self,
+        cx: &Context,
+        _request: RotateSigningKeysRequest,
+    ) -> Result<RotateSigningKeysReply> {
+        handlers::rotate_signing_keys(self, cx).await
     }
 }

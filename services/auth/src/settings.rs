@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use kernel::Settings;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Lifetimes;
+use crate::domain::{ACCESS_TOKEN_TTL_MAX, Lifetimes};
 
 /// The section `auth`. The process's `key_file` and `tokens` matter too.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,6 +20,15 @@ pub struct AuthSettings {
     /// For how long after an exchange a client that repeats it gets the same answer, in milliseconds; a later repetition
     /// ends the session. 0 to 60,000, default 10,000.
     pub refresh_retry_window_ms: u32,
+    /// How long a key signs before the next one is made, in seconds. 86,400 (a day) to 7,776,000 (90 days), default
+    /// 2,592,000 (30 days).
+    pub key_rotation_s: u32,
+    /// How long a new key is published before it signs, in milliseconds: at least twice `tokens.keys_refresh_ms` of all
+    /// processes, and longer than caches between clients and `/.well-known/jwks.json` keep it, which is 60 s. To 86,400,000
+    /// (a day), default 120,000.
+    pub key_propagation_ms: u32,
+    /// How long a session that has ended is kept to be looked at, in seconds. To 31,536,000 (a year), default 604,800 (7 days).
+    pub ended_sessions_kept_s: u32,
 }
 
 impl Default for AuthSettings {
@@ -29,6 +38,9 @@ impl Default for AuthSettings {
             refresh_idle_s: 7 * 86_400,
             refresh_absolute_s: 30 * 86_400,
             refresh_retry_window_ms: 10_000,
+            key_rotation_s: 30 * 86_400,
+            key_propagation_ms: 120_000,
+            ended_sessions_kept_s: 7 * 86_400,
         }
     }
 }
@@ -36,6 +48,18 @@ impl Default for AuthSettings {
 impl AuthSettings {
     pub(crate) fn access_token_ttl(&self) -> TimeDelta {
         TimeDelta::milliseconds(self.access_token_ttl_ms.into())
+    }
+
+    pub(crate) fn key_rotation(&self) -> TimeDelta {
+        TimeDelta::seconds(self.key_rotation_s.into())
+    }
+
+    pub(crate) fn key_propagation(&self) -> TimeDelta {
+        TimeDelta::milliseconds(self.key_propagation_ms.into())
+    }
+
+    pub(crate) fn ended_sessions_kept(&self) -> TimeDelta {
+        TimeDelta::seconds(self.ended_sessions_kept_s.into())
     }
 
     pub(crate) fn lifetimes(&self) -> Lifetimes {
@@ -50,7 +74,8 @@ impl AuthSettings {
 impl Settings for AuthSettings {
     fn check(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        if !(1_000..=900_000).contains(&self.access_token_ttl_ms) {
+        let ttl_ms_max = ACCESS_TOKEN_TTL_MAX.num_milliseconds();
+        if !(1_000..=ttl_ms_max).contains(&self.access_token_ttl_ms.into()) {
             faults.push("access_token_ttl_ms must be 1000 to 900000".to_owned());
         }
         if !(1..=31_536_000).contains(&self.refresh_absolute_s) {
@@ -61,6 +86,15 @@ impl Settings for AuthSettings {
         }
         if self.refresh_retry_window_ms > 60_000 {
             faults.push("refresh_retry_window_ms must be 0 to 60000".to_owned());
+        }
+        if !(86_400..=90 * 86_400).contains(&self.key_rotation_s) {
+            faults.push("key_rotation_s must be 86400 to 7776000".to_owned());
+        }
+        if !(1..=86_400_000).contains(&self.key_propagation_ms) {
+            faults.push("key_propagation_ms must be 1 to 86400000".to_owned());
+        }
+        if self.ended_sessions_kept_s > 31_536_000 {
+            faults.push("ended_sessions_kept_s must be 0 to 31536000".to_owned());
         }
         faults
     }
@@ -79,8 +113,11 @@ mod tests {
             refresh_idle_s: 2,
             refresh_absolute_s: 1,
             refresh_retry_window_ms: 60_001,
+            key_rotation_s: 60,
+            key_propagation_ms: 0,
+            ended_sessions_kept_s: u32::MAX,
         };
 
-        assert_eq!(settings.check().len(), 3);
+        assert_eq!(settings.check().len(), 6);
     }
 }

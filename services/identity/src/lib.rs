@@ -1,8 +1,8 @@
 //! The identity service: who the users are.
 //!
 //! Owns users, their password hashes, groups, and the roles that users and groups hold. Serves registration, users, groups,
-//! and, to other services, whether a password is right and which roles a user has. Publishes `evt.identity.user.*` and
-//! `evt.identity.group.*`. Never issues a token, never decides a permission, never lets a password or a hash leave it.
+//! and, to other services, whether a password is right and which roles a user has. Sends the platform's mail, as jobs. Publishes
+//! `evt.identity.user.*` and `evt.identity.group.*`. Never issues a token, never decides a permission, never lets a password or a hash leave it.
 
 mod bootstrap;
 pub mod domain;
@@ -10,6 +10,8 @@ mod error;
 mod granting;
 mod handlers;
 mod hashing;
+mod mail;
+mod notices;
 pub mod settings;
 mod storage;
 mod users;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 
 use kernel::authorization::Decide;
 use kernel::endpoint::Routes;
-use kernel::{Caller, Context, Database, Error, Lifecycle, Parts, Result, Service, StartError};
+use kernel::{Caller, Context, Database, Error, JobWorkers, Lifecycle, Parts, Result, Service, StartError};
 use subjects::ServiceContract;
 use subjects::authz::v1::AuthzClient;
 use subjects::identity::v1::{
@@ -29,12 +31,16 @@ use subjects::identity::v1::{
     ListGroupMembersReply, ListGroupMembersRequest, ListGroupsReply, ListGroupsRequest, ListUserRolesReply,
     ListUserRolesRequest, ListUsersReply, ListUsersRequest, RegisterReply, RegisterRequest, RemoveGroupMemberReply,
     RemoveGroupMemberRequest, RemoveGroupRoleReply, RemoveGroupRoleRequest, RemoveRoleReply, RemoveRoleRequest,
-    UpdateGroupRequest, User, VerifyCredentialsReply, VerifyCredentialsRequest, register,
+    SendMail, UpdateGroupRequest, User, VerifyCredentialsReply, VerifyCredentialsRequest, register,
 };
 
 use hashing::Hashing;
+use mail::Post;
 pub use settings::IdentitySettings;
 use users::Users;
+
+/// Letters that one process has under way: a mail server has room for few.
+const MAILS_AT_ONCE: u32 = 8;
 
 /// The service.
 #[derive(Debug)]
@@ -43,6 +49,7 @@ pub struct Identity {
     database: Database,
     hashing: Hashing,
     users: Arc<Users>,
+    post: Post,
     authz: AuthzClient<Caller>,
     decide: Arc<dyn Decide>,
 }
@@ -61,6 +68,7 @@ impl Service for Identity {
             database: parts.database.clone(),
             hashing,
             users: Users::new(parts.database.clone(), &parts.changes, &parts.caches),
+            post: Post::open(parts.settings.mail_url.as_ref(), &parts.settings.mail_sender)?,
             authz: AuthzClient::new(parts.caller.clone()),
             decide: Arc::clone(&parts.decide),
         };
@@ -71,6 +79,11 @@ impl Service for Identity {
 
     fn routes(routes: &mut Routes<Self>) {
         register(routes);
+    }
+
+    fn jobs(jobs: &mut JobWorkers<Self>) {
+        jobs.concurrency("mail", MAILS_AT_ONCE);
+        jobs.handle::<SendMail, _>(|identity, run| Box::pin(handlers::send_mail(identity, run)));
     }
 
     async fn run(self: Arc<Self>, life: Lifecycle) -> Result<(), StartError> {

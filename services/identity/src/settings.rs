@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use kernel::settings::Secret;
 use kernel::{Settings, StartError};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::HashParameters;
+use crate::mail::{self, Post};
 
 /// The section `identity`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,6 +19,12 @@ pub struct IdentitySettings {
     pub password_hash: PasswordHashSettings,
     /// JSON file with `email` and `password` of the administrator who is made when there is none; absent for nobody.
     pub bootstrap_admin_file: Option<PathBuf>,
+    /// Where mail goes: `smtps://user:password@host`, `smtp://user:password@host?tls=required`, `smtp://host:port` for a server
+    /// that needs neither, or `file:///folder`, where each letter becomes a file. Certificates are judged by the system's
+    /// authorities (`SSL_CERT_FILE`). Absent, each letter becomes a dead letter of the queue `mail`.
+    pub mail_url: Option<Secret>,
+    /// Who mail comes from. Default `Trunkline <no-reply@localhost>`.
+    pub mail_sender: String,
 }
 
 /// Parameters of argon2id (RFC 9106). A start with weaker ones than OWASP's equivalents is refused.
@@ -33,7 +41,13 @@ pub struct PasswordHashSettings {
 
 impl Default for IdentitySettings {
     fn default() -> Self {
-        Self { registration_open: true, password_hash: PasswordHashSettings::default(), bootstrap_admin_file: None }
+        Self {
+            registration_open: true,
+            password_hash: PasswordHashSettings::default(),
+            bootstrap_admin_file: None,
+            mail_url: None,
+            mail_sender: "Trunkline <no-reply@localhost>".to_owned(),
+        }
     }
 }
 
@@ -54,7 +68,13 @@ impl Settings for IdentitySettings {
     fn check(&self) -> Vec<String> {
         let PasswordHashSettings { memory_kib, iterations, parallelism } = self.password_hash;
         let fault = HashParameters::new(memory_kib, iterations, parallelism).err();
-        fault.map(|fault| format!("password_hash: {fault}")).into_iter().collect()
+        let mut faults: Vec<String> = fault.map(|fault| format!("password_hash: {fault}")).into_iter().collect();
+        let url = self.mail_url.as_ref().map(|url| mail::check_url(url.expose()));
+        faults.extend(url.and_then(Result::err).map(|fault| format!("mail_url {fault}")));
+        if Post::open(None, &self.mail_sender).is_err() {
+            faults.push("mail_sender must be an address, or a name and an address: Ann <ann@example.org>".to_owned());
+        }
+        faults
     }
 }
 
@@ -68,10 +88,16 @@ mod tests {
         assert_eq!(settings.check(), Vec::<String>::new());
 
         settings.password_hash.iterations = 1;
+        settings.mail_url = Some(Secret::new("smtp://ann:secret@mail.example.org"));
+        settings.mail_sender = "nobody".to_owned();
 
         assert_eq!(
             settings.check(),
-            ["password_hash: 19456 KiB are too little for 1 iterations; at least 47104 are needed"]
+            [
+                "password_hash: 19456 KiB are too little for 1 iterations; at least 47104 are needed",
+                "mail_url must be smtps:// or end in ?tls=required where it has a password",
+                "mail_sender must be an address, or a name and an address: Ann <ann@example.org>",
+            ]
         );
     }
 }

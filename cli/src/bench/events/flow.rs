@@ -33,6 +33,7 @@ static CONTRACT: ServiceContract = ServiceContract {
     consumers: &[ConsumerContract { stream: "AUDIT", durable: "audit", filters: &["audit.>"] }],
     watches: &[],
     buckets: &[],
+    enqueues: &[],
     jobs: &[],
 };
 

@@ -10,7 +10,7 @@ use super::super::output::print;
 use super::Arguments;
 use super::ends::Ends;
 use crate::platform::admin::{self, AdminFile};
-use crate::platform::deployment::Deployment;
+use crate::platform::deployment::{self, Deployment};
 use crate::platform::nats::client;
 use crate::platform::nats::streams::{Changes, Declaration};
 use crate::platform::servers::Servers;
@@ -109,6 +109,12 @@ impl Platform {
         print(&format!("nats:    {}{sync}", self.servers.nats_url()))?;
         print(&format!("context: {}", context.display()))?;
         print(&format!("data:    {data} (admin.json has the administrator and all addresses; logs in logs/)"))?;
+        let mail = if arguments.settings.iter().any(|setting| setting.variable == "TRUNKLINE_IDENTITY__MAIL_URL") {
+            "to the server that is set".to_owned()
+        } else {
+            format!("{data}/{}/*.eml (a server instead: --set identity.mail_url=smtp://…)", deployment::MAIL)
+        };
+        print(&format!("mail:    {mail}"))?;
         print("\nready; three things to try in another terminal:")?;
         print(&format!("  curl -H \"Authorization: Bearer $({command} token{on_data})\" {gateway}/api/v1/users/me"))?;
         print(&format!("  nats --context {} service ls", context.display()))?;

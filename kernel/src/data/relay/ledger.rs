@@ -33,9 +33,9 @@ const INBOX_KEPT: &str = "8 days";
 /// came on, and PostgreSQL keeps no uniqueness across partitions that are not part of the key.
 const FORGET_MAX: i64 = 10_000;
 
-/// Keys of a bucket are many, and one service writes them: one mark stands for them all, `$KV.<bucket>.>`. A regular
-/// expression of PostgreSQL's.
-const BUCKET_PREFIX: &str = r"^(\$KV\.[^.]+\.).*$";
+/// Keys of a bucket are many, and one service writes them: one mark stands for them all, `$KV.<bucket>.>`, and so for jobs that
+/// are due later, each of which has a subject of its own. A regular expression of PostgreSQL's.
+const MANY_PREFIX: &str = r"^(\$KV\.[^.]+\.|schedules\.job\.).*$";
 
 /// Numbers looked through in one step of setting back.
 const SET_BACK_STEP: i64 = 10_000;
@@ -116,6 +116,9 @@ pub(super) struct Report {
     pub(super) depth: i64,
     #[sqlx(try_from = "i64")]
     pub(super) oldest_unsent_age_ms: u64,
+    /// The same without jobs: their queue may be full, and who reads feeds misses nothing by that.
+    #[sqlx(try_from = "i64")]
+    pub(super) oldest_told_age_ms: u64,
 }
 
 impl Ledger {
@@ -211,7 +214,7 @@ impl Ledger {
         .bind(acknowledged.stream)
         .bind(acknowledged.created)
         .bind(created)
-        .bind(BUCKET_PREFIX)
+        .bind(MANY_PREFIX)
         // Says which partitions need not be looked into.
         .bind(places.iter().map(|place| place.created_at).min())
         .bind(places.iter().map(|place| place.created_at).max())
@@ -251,7 +254,7 @@ impl Ledger {
         let mut messages = 0;
         for from in (first..=last).step_by(usize::try_from(SET_BACK_STEP).expect("it is positive")) {
             let query = sqlx::query(set_back).bind(stream).bind(&subjects).bind(&created).bind(&kept);
-            let query = query.bind(from).bind(from.saturating_add(SET_BACK_STEP)).bind(BUCKET_PREFIX);
+            let query = query.bind(from).bind(from.saturating_add(SET_BACK_STEP)).bind(MANY_PREFIX);
             messages += step(query.execute(&mut self.session)).await?.rows_affected();
         }
         let marks = "WITH lost AS (SELECT * FROM \
@@ -272,13 +275,15 @@ impl Ledger {
     pub(super) async fn report(&mut self) -> Result<Report, sqlx::Error> {
         sqlx::query_as(
             "SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE acked_at IS NULL LIMIT $2) AS unsent) AS depth, \
-             coalesce((SELECT greatest(0, extract(epoch FROM clock_timestamp() - min(created_at)) * 1000)::bigint \
+             coalesce(max(age), 0) AS oldest_unsent_age_ms, \
+             coalesce(max(age) FILTER (WHERE stream <> ALL ($3)), 0) AS oldest_told_age_ms \
+             FROM (SELECT of.stream, greatest(0, extract(epoch FROM clock_timestamp() - created_at) * 1000)::bigint AS age \
                  FROM unnest($1::text[]) AS of (stream) CROSS JOIN LATERAL (SELECT created_at FROM outbox \
-                     WHERE stream = of.stream AND acked_at IS NULL ORDER BY id LIMIT 1) AS oldest), 0) \
-             AS oldest_unsent_age_ms",
+                     WHERE stream = of.stream AND acked_at IS NULL ORDER BY id LIMIT 1) AS oldest) AS ages",
         )
         .bind(self.stream_names())
         .bind(DEPTH_MAX)
+        .bind(vec![Stream::Jobs.name(), Stream::Schedules.name()])
         .fetch_one(&mut self.session)
         .await
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tracing::Span;
 
 use super::super::measures::{ByStream, RelayMeasures};
+use super::super::outbox::Stream;
 use super::super::publisher::{Ack, Outgoing, PublishError, Publisher, append};
 use super::ledger::{Acknowledged, Ledger, Place, ROUND_MESSAGES_MAX, Unsent};
 use super::{RelayError, step, survey};
@@ -60,7 +61,7 @@ pub(super) async fn run(
     let (mut more, mut stuck) = (false, None);
     let mut asked = Vec::new();
     for stream in ledger.streams().to_vec() {
-        match survey::run(ledger, publisher, stream.name()).await? {
+        match survey::run(ledger, publisher, stream).await? {
             Ok(()) => asked.push(stream),
             Err(error) => stuck = stuck.or_else(|| Some(format!("{}: {error}", stream.name()))),
         }
@@ -75,7 +76,7 @@ pub(super) async fn run(
         more |= messages.len() >= ROUND_MESSAGES_MAX.unsigned_abs() as usize;
         // The database notes what the broker said of one stream while the broker stores the next one's.
         let noting = note(ledger, notes.take());
-        let (noted, sent) = tokio::join!(noting, relay(publisher, measures, stream.name(), &messages));
+        let (noted, sent) = tokio::join!(noting, relay(publisher, measures, stream, &messages));
         noted?;
         let problem;
         (notes, problem) = sent;
@@ -92,9 +93,10 @@ pub(super) async fn run(
 async fn relay(
     publisher: &mut Publisher,
     measures: &RelayMeasures,
-    stream: &'static str,
+    of: Stream,
     messages: &[Unsent],
 ) -> (Option<Notes>, Option<PublishError>) {
+    let stream = of.name();
     // Known beforehand, so that what is stored can also be noted.
     match publisher.stream_created(stream).await {
         Ok(created) if publisher.is_surveyed(stream, created) => {}
@@ -102,7 +104,7 @@ async fn relay(
         Err(error) => return (None, Some(error)),
     }
     let spans = messages.iter().map(publish_span).collect();
-    let Sent { places, mut unknown, mut stuck } = send(publisher, measures, stream, messages).await;
+    let Sent { places, mut unknown, mut stuck } = send(publisher, measures, of, messages).await;
     let mut acknowledged = None;
     if !places.is_empty() {
         match publisher.stream_created(stream).await {
@@ -139,7 +141,8 @@ fn publish_span(message: &Unsent) -> Span {
     }
 }
 
-async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'static str, messages: &[Unsent]) -> Sent {
+async fn send(publisher: &mut Publisher, measures: &RelayMeasures, of: Stream, messages: &[Unsent]) -> Sent {
+    let stream = of.name();
     let fresh = messages.iter().all(|message| !message.attempted);
     if fresh && messages.len() >= BATCH_MESSAGES_MIN {
         let outgoing: Vec<Outgoing<'_>> = messages.iter().map(outgoing).collect();
@@ -163,9 +166,9 @@ async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'sta
     }
     let mut sent = Sent::default();
     for message in messages {
-        match publish(publisher, stream, message).await {
+        match publish(publisher, of, message).await {
             Ok(ack) => {
-                count(measures, stream, message, &ack);
+                count(measures, of, message, &ack);
                 sent.places.push(place(message, ack.sequence));
             }
             Err(error) => {
@@ -182,8 +185,13 @@ async fn send(publisher: &mut Publisher, measures: &RelayMeasures, stream: &'sta
 
 /// Publishes one message. One that the stream lost may meet a memory of ids that outlived it; then it is not stored until
 /// the broker has forgotten its id, two minutes after the first time.
-async fn publish(publisher: &mut Publisher, stream: &'static str, message: &Unsent) -> Result<Ack, PublishError> {
+async fn publish(publisher: &mut Publisher, of: Stream, message: &Unsent) -> Result<Ack, PublishError> {
+    let stream = of.name();
     let ack = publisher.publish(stream, &outgoing(message)).await?;
+    // A job that is known and not there has been done since it was sent again.
+    if of.is_consumed() {
+        return Ok(ack);
+    }
     // Nothing on this subject was sent since the stream was asked what it holds: what is behind its last place is not there.
     if message.lost && ack.duplicate && publisher.last_place(stream, &message.subject).await? < Some(ack.sequence) {
         return Err(PublishError::NotSent("the stream remembers the id of a message that it lost".to_owned()));
@@ -214,12 +222,13 @@ fn place(message: &Unsent, sequence: u64) -> Place {
 }
 
 /// "Duplicate" to a message that was never sent before means that somebody else stored something under its id, or that a
-/// relay was killed before it could note the acknowledgement.
-fn count(measures: &RelayMeasures, stream: &'static str, message: &Unsent, ack: &Ack) {
+/// relay was killed before it could note the acknowledgement. Of jobs it says nothing: whose id it is may submit it twice.
+fn count(measures: &RelayMeasures, of: Stream, message: &Unsent, ack: &Ack) {
+    let stream = of.name();
     if !ack.duplicate {
         measures.published.get_or_create(&ByStream { stream }).inc();
         measures.republished.get_or_create(&ByStream { stream }).inc_by(message.lost.into());
-    } else if message.attempted || message.lost {
+    } else if message.attempted || message.lost || of.is_consumed() {
         measures.duplicates.get_or_create(&ByStream { stream }).inc();
     } else {
         measures.suspicious_duplicates.get_or_create(&ByStream { stream }).inc();

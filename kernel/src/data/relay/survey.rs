@@ -5,8 +5,11 @@
 //! have filled it up again. So this must come before the first message on every new connection, and it does. A memory of
 //! ids that outlived its messages is dealt with where their "duplicate" arrives.
 //!
-//! Not seen: a message lost from the middle of a stream. No server does that.
+//! Not seen: a message lost from the middle of a stream. No server does that. Nor, of jobs, what an older copy of their stream
+//! lacks once others have filled it up again: a job that is not there may as well have been done. Those of a stream that was
+//! made anew are sent again, done or not; their ids are known to who ran them.
 
+use super::super::outbox::Stream;
 use super::super::publisher::{PublishError, Publisher};
 use super::ledger::{Ledger, Lost};
 use super::{RelayError, step};
@@ -15,8 +18,9 @@ use super::{RelayError, step};
 pub(super) async fn run(
     ledger: &mut Ledger,
     publisher: &mut Publisher,
-    stream: &'static str,
+    of: Stream,
 ) -> Result<Result<(), PublishError>, RelayError> {
+    let stream = of.name();
     let Some(first) = publisher.survey_due(stream) else { return Ok(Ok(())) };
     let state = match publisher.stream_state(stream).await {
         Ok(state) => state,
@@ -26,7 +30,8 @@ pub(super) async fn run(
     let thorough = first || marks.iter().any(|mark| mark.created != state.created || mark.sequence > state.last);
     let mut lost = Vec::new();
     for mark in marks.into_iter().filter(|_| thorough) {
-        let kept = if mark.created == state.created && mark.is_bucket() {
+        let kept = if mark.created == state.created && (mark.is_bucket() || of.is_consumed()) {
+            // Of jobs nothing that was done is there any more; what lies beyond the end never was, or was lost.
             state.last
         } else if mark.created == state.created {
             match publisher.last_place(stream, &mark.subject).await {

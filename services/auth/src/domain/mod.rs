@@ -2,12 +2,14 @@
 //! no wire types; randomness is handed in.
 
 mod access_token;
+mod key_times;
 mod master_key;
 mod refresh_token;
 mod session;
 mod signing_key;
 
 pub use access_token::{AccessToken, CLIENT_ID};
+pub use key_times::{ACCESS_TOKEN_TTL_MAX, KeyTimes};
 pub use master_key::{MasterKey, MasterKeyError};
 pub use refresh_token::{RefreshToken, SuccessorKey, TokenHash};
 pub use session::{Exchange, KeptToken, Lifetimes, RevokedReason, Session, SessionId, UserId};

@@ -23,6 +23,8 @@ pub(crate) async fn login(auth: &Auth, cx: &Context, request: LoginRequest) -> R
 
     let user_id = UserId::parse(&checked.user_id)
         .ok_or_else(|| Error::internal().with_source("identity answered with an id that is none"))?;
+    // Before anything is kept, so that whoever is let in gets a token.
+    let key = auth.keyring.signing_key(&auth.database, cx.now()).await?;
     let lifetimes = auth.settings.lifetimes();
     let session = Session::begin(SessionId(cx.new_id()), user_id, cx.now(), lifetimes);
     let refresh_token = RefreshToken::new(cx.random().bytes());
@@ -37,5 +39,5 @@ pub(crate) async fn login(auth: &Auth, cx: &Context, request: LoginRequest) -> R
     tx.name_actor(&email);
     tx.publish(&SessionCreated { session_id: session.id.to_string(), user_id: checked.user_id }).await?;
     tx.commit().await?;
-    Ok(auth.issue(cx, &session, &checked.roles, &refresh_token))
+    Ok(auth.issue(cx, &key, &session, &checked.roles, &refresh_token))
 }

@@ -1,11 +1,17 @@
-//! What happens at each endpoint, one file each.
+//! What happens at each endpoint and in each job, one file each.
 
 mod get_jwks;
 mod login;
 mod logout;
+mod prune;
 mod refresh;
+mod rotate_keys;
+mod rotate_signing_keys;
 
 pub(crate) use get_jwks::get_jwks;
 pub(crate) use login::login;
 pub(crate) use logout::logout;
+pub(crate) use prune::prune;
 pub(crate) use refresh::refresh;
+pub(crate) use rotate_keys::rotate_keys;
+pub(crate) use rotate_signing_keys::rotate_signing_keys;

@@ -19,6 +19,8 @@ pub(crate) async fn refresh(auth: &Auth, cx: &Context, request: RefreshRequest) 
     // Asked before the session is locked: nobody waits for a lock while another service thinks.
     let roles = find_roles(auth, cx, user_id).await?;
 
+    let key = auth.keyring.signing_key(&auth.database, cx.now()).await?;
+
     let mut tx = auth.database.begin(cx).await?;
     let session = storage::lock_session_of(&mut tx, token.hash()).await?.ok_or(AuthError::InvalidToken)?;
     let kept = storage::find_token(&mut tx, token.hash()).await?.ok_or(AuthError::InvalidToken)?;
@@ -32,10 +34,10 @@ pub(crate) async fn refresh(auth: &Auth, cx: &Context, request: RefreshRequest) 
             revoke(tx, cx, &session, RevokedReason::RefreshTokenReused).await
         }
         (Exchange::Rotate | Exchange::Repeat, None) => revoke(tx, cx, &session, RevokedReason::UserGone).await,
-        (Exchange::Repeat, Some(roles)) => Ok(auth.issue(cx, &session, &roles, &successor)),
+        (Exchange::Repeat, Some(roles)) => Ok(auth.issue(cx, &key, &session, &roles, &successor)),
         (Exchange::Rotate, Some(roles)) => {
             rotate(auth, cx, tx, &session, &token, &successor).await?;
-            Ok(auth.issue(cx, &session, &roles, &successor))
+            Ok(auth.issue(cx, &key, &session, &roles, &successor))
         }
     }
 }

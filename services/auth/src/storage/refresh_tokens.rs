@@ -98,3 +98,25 @@ pub(crate) async fn mark_exchanged(
     .await?;
     Ok(())
 }
+
+/// Deletes tokens that expired before `before`, at most `limit`, and says how many those were. One that a request holds just now
+/// is left for the next time.
+#[tracing::instrument(name = "storage.refresh_token.prune", skip_all)]
+pub(crate) async fn delete_expired_tokens(
+    connection: &mut PgConnection,
+    before: DateTime<Utc>,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        r#"
+        DELETE FROM auth.refresh_tokens WHERE hash IN (
+            SELECT hash FROM auth.refresh_tokens WHERE expires_at < $1
+            ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+        "#,
+        before,
+        limit,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}

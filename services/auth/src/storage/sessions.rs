@@ -77,6 +77,31 @@ pub(crate) async fn revoke_session(
     Ok(user_id.map(UserId))
 }
 
+/// Deletes sessions that ended before `before`, by their time or by somebody, at most `limit` of each, with their tokens, and says
+/// how many those were.
+#[tracing::instrument(name = "storage.session.prune", skip_all)]
+pub(crate) async fn delete_ended_sessions(
+    connection: &mut PgConnection,
+    before: DateTime<Utc>,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        r#"
+        WITH expired AS (
+            SELECT id FROM auth.sessions WHERE expires_at < $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        ), revoked AS (
+            SELECT id FROM auth.sessions WHERE revoked_at < $1 ORDER BY revoked_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        )
+        DELETE FROM auth.sessions WHERE id IN (SELECT id FROM expired UNION SELECT id FROM revoked)
+        "#,
+        before,
+        limit,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// PostgreSQL keeps no NUL, and nobody needs a long one.
 fn keepable(claim: &str) -> String {
     claim.chars().filter(|character| !character.is_control()).take(CLAIM_CHARACTERS_MAX).collect()

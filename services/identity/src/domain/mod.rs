@@ -4,6 +4,7 @@ mod email;
 mod fault;
 mod group;
 mod name;
+mod notice;
 mod password;
 mod password_hash;
 mod role;
@@ -15,6 +16,7 @@ pub use group::{
     GROUP_ROLES_MAX, GROUPS_OF_USER_MAX, Group, GroupDescription, GroupId, GroupName, GroupRoles, HeldRoles,
 };
 pub use name::DisplayName;
+pub use notice::{Notice, Purpose, one_line};
 pub use password::{GivenPassword, NewPassword};
 pub use password_hash::{HashParameters, PasswordHash, Verdict};
 pub use role::{ADMIN, ROLES_MAX, RoleName};

@@ -1,12 +1,14 @@
 //! Somebody gives a role to a user.
 
 use kernel::{Context, Result};
+use subjects::identity::v1::send_mail::Purpose;
 use subjects::identity::v1::{ASSIGN_ROLE, AssignRoleReply, AssignRoleRequest, UserRoleAssigned};
 
 use crate::Identity;
 use crate::domain::{ROLES_MAX, RoleName, UserId};
 use crate::error::IdentityError;
 use crate::granting::{self, Target};
+use crate::notices;
 use crate::storage;
 
 /// Giving it again changes nothing.
@@ -33,6 +35,7 @@ pub(crate) async fn assign_role(
             return Err(IdentityError::TooMany("roles of this user").into());
         }
         tx.publish(&UserRoleAssigned { user_id, role: name }).await?;
+        notices::enqueue(&mut tx, cx, id, Purpose::RolesChanged).await?;
     }
     let committed = tx.commit().await?;
     Ok(AssignRoleReply { consistency_token: committed.consistency_token })

@@ -1,6 +1,7 @@
 //! An administrator makes a user.
 
 use kernel::{Context, Error, Result};
+use subjects::identity::v1::send_mail::Purpose;
 use subjects::identity::v1::{ASSIGN_ROLE, CREATE_USER, CreateUserRequest, User, UserCreated};
 use subjects::{Access, Endpoint};
 
@@ -9,6 +10,7 @@ use crate::domain::{Fault, State, UserId};
 use crate::error::IdentityError;
 use crate::granting::{self, Target};
 use crate::hashing::Form;
+use crate::notices;
 use crate::storage::{self, Insertion};
 
 pub(crate) async fn create_user(identity: &Identity, cx: &Context, request: CreateUserRequest) -> Result<User> {
@@ -34,6 +36,7 @@ pub(crate) async fn create_user(identity: &Identity, cx: &Context, request: Crea
     };
     tx.name_target(&user.email);
     tx.publish(&UserCreated { user_id: id.to_string(), roles }).await?;
+    notices::enqueue(&mut tx, cx, id, Purpose::AccountCreated).await?;
     let committed = tx.commit().await?;
     Ok(User { consistency_token: committed.consistency_token, ..user.into() })
 }

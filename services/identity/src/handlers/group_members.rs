@@ -2,6 +2,7 @@
 
 use kernel::page::Page;
 use kernel::{Context, Result};
+use subjects::identity::v1::send_mail::Purpose;
 use subjects::identity::v1::{
     ADD_GROUP_MEMBER, AddGroupMemberReply, AddGroupMemberRequest, GroupMemberAdded, GroupMemberRemoved,
     ListGroupMembersReply, ListGroupMembersRequest, RemoveGroupMemberReply, RemoveGroupMemberRequest,
@@ -13,6 +14,7 @@ use crate::Identity;
 use crate::domain::{GROUPS_OF_USER_MAX, GroupId, UserId};
 use crate::error::IdentityError;
 use crate::granting::{self, Target};
+use crate::notices;
 use crate::storage;
 
 pub(crate) async fn list_group_members(
@@ -44,7 +46,7 @@ pub(crate) async fn add_group_member(
     granting::review(identity, cx, &ADD_GROUP_MEMBER, target, &group.roles).await?;
 
     let mut tx = identity.database.begin(cx).await?;
-    storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
+    let group = storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
     if !storage::lock_user(&mut tx, user_id).await? {
         return Err(IdentityError::NotFound(user_id).into());
     }
@@ -53,6 +55,9 @@ pub(crate) async fn add_group_member(
             return Err(IdentityError::TooMany("groups of this user").into());
         }
         tx.publish(&GroupMemberAdded { group_id: id.to_string(), user_id: user_id.to_string() }).await?;
+        if !group.roles.is_empty() {
+            notices::enqueue(&mut tx, cx, user_id, Purpose::RolesChanged).await?;
+        }
     }
     let committed = tx.commit().await?;
     Ok(AddGroupMemberReply { consistency_token: committed.consistency_token })
@@ -69,10 +74,13 @@ pub(crate) async fn remove_group_member(
 
     let mut tx = identity.database.begin(cx).await?;
     let before = administrators::lock(&mut tx).await?;
-    storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
+    let group = storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
     if storage::delete_member(&mut tx, id, user_id).await? {
         before.keep_one(&mut tx).await?;
         tx.publish(&GroupMemberRemoved { group_id: id.to_string(), user_id: user_id.to_string() }).await?;
+        if !group.roles.is_empty() {
+            notices::enqueue(&mut tx, cx, user_id, Purpose::RolesChanged).await?;
+        }
     }
     let committed = tx.commit().await?;
     Ok(RemoveGroupMemberReply { consistency_token: committed.consistency_token })

@@ -1,4 +1,4 @@
-//! What happens at each endpoint, one file each, or one for what belongs to one thing.
+//! What happens at each endpoint and in each job, one file each, or one for what belongs to one thing.
 
 mod administrators;
 mod assign_role;
@@ -17,6 +17,7 @@ mod list_user_roles;
 mod list_users;
 mod register;
 mod remove_role;
+mod send_mail;
 mod verify_credentials;
 
 pub(crate) use assign_role::assign_role;
@@ -35,6 +36,7 @@ pub(crate) use list_user_roles::list_user_roles;
 pub(crate) use list_users::list_users;
 pub(crate) use register::register;
 pub(crate) use remove_role::remove_role;
+pub(crate) use send_mail::send_mail;
 pub(crate) use verify_credentials::verify_credentials;
 
 use subjects::identity::v1::{User as WireUser, user};

@@ -1,12 +1,14 @@
 //! Somebody takes a role from a user.
 
 use kernel::{Context, Result};
+use subjects::identity::v1::send_mail::Purpose;
 use subjects::identity::v1::{RemoveRoleReply, RemoveRoleRequest, UserRoleRemoved};
 
 use super::administrators;
 use crate::Identity;
 use crate::domain::{RoleName, UserId};
 use crate::error::IdentityError;
+use crate::notices;
 use crate::storage;
 
 /// Taking what they do not have changes nothing.
@@ -26,6 +28,7 @@ pub(crate) async fn remove_role(
     if storage::delete_role(&mut tx, id, &role).await? {
         before.keep_one(&mut tx).await?;
         tx.publish(&UserRoleRemoved { user_id: id.to_string(), role: role.as_str().to_owned() }).await?;
+        notices::enqueue(&mut tx, cx, id, Purpose::RolesChanged).await?;
     }
     let committed = tx.commit().await?;
     Ok(RemoveRoleReply { consistency_token: committed.consistency_token })
