@@ -68,11 +68,11 @@ fn mail(id: Uuid) -> Submission {
 }
 
 async fn enqueue(database: &Database, jobs: Vec<Submission>) {
-    let mut transaction = database.begin(&context()).await.unwrap();
+    let mut transaction = database.begin(&context()).await.expect("it lets us in");
     for job in jobs {
-        transaction.enqueue(job).await.unwrap();
+        transaction.enqueue(job).await.expect("the contract declares it");
     }
-    transaction.commit().await.unwrap();
+    transaction.commit().await.expect("it is stored");
 }
 
 /// Waits until a query of the outbox says so.
