@@ -100,7 +100,7 @@ pub enum Bench {
         /// Jobs that the runner alone runs at once.
         #[arg(long, default_value_t = 1_000)]
         concurrency: u32,
-        /// Jobs of one drain; as many as should take the time of a round where it is not said.
+        /// Jobs of one drain at least; as many as should take the time of a round where it is not said.
         #[arg(long)]
         jobs: Option<u64>,
         /// Jobs a second for how soon they are begun.

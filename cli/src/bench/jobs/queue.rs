@@ -145,12 +145,13 @@ impl Queue {
         Ok(Side { took: start.elapsed(), ..side })
     }
 
-    /// Puts so many jobs into the queue.
-    pub(super) async fn fill(&self, mut jobs: u64) -> Result<()> {
-        while jobs > 0 {
-            let batch = jobs.min(BATCH);
+    /// Puts jobs into the queue until it has so many.
+    pub(super) async fn fill(&self, jobs: u64) -> Result<()> {
+        let mut missing = jobs.saturating_sub(self.info().await?.num_pending);
+        while missing > 0 {
+            let batch = missing.min(BATCH);
             self.publish_batch(batch).await?;
-            jobs -= batch;
+            missing -= batch;
         }
         Ok(())
     }
@@ -195,8 +196,9 @@ impl Queue {
         Ok(consumer.stream().max_messages_per_batch(500).messages().await?)
     }
 
-    /// Lets a runner do the `jobs` that wait.
-    pub(super) async fn run_all(&self, jobs: u64) -> Result<Side> {
+    /// Lets a runner do the jobs that wait.
+    pub(super) async fn run_all(&self) -> Result<Side> {
+        let jobs = self.info().await?.num_pending;
         let start = Instant::now();
         self.pause(false).await?;
         self.drained().await?;

@@ -20,8 +20,8 @@ use crate::platform::supervisor::Process;
 /// The queue.
 pub(super) const QUEUE: &str = "bench";
 
-/// How many of its jobs run at once.
-const CONCURRENCY: &str = "TRUNKLINE_BENCH_CONCURRENCY";
+/// How many of its jobs run at once. No setting of the kernel's, which refuses those it does not know under its own prefix.
+const CONCURRENCY: &str = "BENCH_CONCURRENCY";
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
