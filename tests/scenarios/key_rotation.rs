@@ -174,19 +174,22 @@ async fn a_key_signs_only_when_its_time_has_come_and_counts_only_while_it_is_pub
     }
 }
 
-/// Keeps what a service has declared for certain times from running by itself, whatever the time is now.
-async fn hold(admin: &Http, schedule: &str) {
-    let held = wait::until("the schedule is declared", async || {
-        let held = admin.post(&format!("/api/v1/schedules/{schedule}/pause"), &json!({})).await;
-        (held.status != 404).then_some(held)
+/// The path of what a service has declared for certain times, which from here on does not run by itself, whatever the time is.
+async fn held(admin: &Http, name: &str) -> String {
+    let id = wait::until("the schedule is declared", async || {
+        let listed = admin.get("/api/v1/schedules").await.json(200);
+        let declared = listed["items"].as_array().unwrap().iter().find(|schedule| schedule["name"] == name)?;
+        Some(declared["id"].as_str().unwrap().to_owned())
     })
     .await;
-    held.json(200);
+    let path = format!("/api/v1/schedules/{id}");
+    admin.post(&format!("{path}/pause"), &json!({})).await.json(200);
+    path
 }
 
 /// Runs it now, and gives the job when it is done.
 async fn run_now(admin: &Http, schedule: &str) -> Value {
-    let run = admin.post(&format!("/api/v1/schedules/{schedule}/run-now"), &json!({})).await;
+    let run = admin.post(&format!("{schedule}/run-now"), &json!({})).await;
     jobs::job_in(admin, run.json(202)["jobId"].as_str().unwrap(), "SUCCEEDED").await
 }
 
@@ -195,16 +198,16 @@ async fn a_key_that_is_old_enough_is_followed_by_itself() {
     let platform = platform().await;
     let admin = platform.admin().await;
     let first = published(&admin).await;
-    hold(&admin, "auth-rotate-keys").await;
+    let rotation = held(&admin, "@auth.rotate-keys").await;
 
-    let young = run_now(&admin, "auth-rotate-keys").await;
+    let young = run_now(&admin, &rotation).await;
     assert_eq!(young["result"], Value::Null);
     assert_eq!(published(&admin).await, first);
     let age = "UPDATE auth.signing_keys SET activates_at = activates_at - interval '31 days', \
                created_at = created_at - interval '31 days'";
     sqlx::query(age).execute(&mut platform.superuser().await).await.unwrap();
-    let due = run_now(&admin, "auth-rotate-keys").await;
-    let again = run_now(&admin, "auth-rotate-keys").await;
+    let due = run_now(&admin, &rotation).await;
+    let again = run_now(&admin, &rotation).await;
 
     let made = due["result"]["keyId"].as_str().unwrap().to_owned();
     assert_eq!(again["result"], Value::Null, "once is enough");
@@ -217,7 +220,7 @@ async fn a_key_that_is_old_enough_is_followed_by_itself() {
 async fn what_has_expired_is_deleted_and_nothing_else() {
     let platform = Setup::new().start().await;
     let (http, admin) = (platform.http(), platform.admin().await);
-    hold(&admin, "auth-prune").await;
+    let pruning = held(&admin, "@auth.prune").await;
     let person = Person::registered(&http).await;
     let [lives, expired, revoked] = [(); 3].map(|()| http.login(&person.email, &person.password));
     let (lives, expired, revoked) = (lives.await, expired.await, revoked.await);
@@ -242,7 +245,7 @@ async fn what_has_expired_is_deleted_and_nothing_else() {
         assert!(sqlx::query(change).bind(session).execute(&mut database).await.unwrap().rows_affected() > 0);
     }
 
-    let pruned = run_now(&admin, "auth-prune").await;
+    let pruned = run_now(&admin, &pruning).await;
 
     assert_eq!(pruned["result"], json!({ "tokens": 2, "sessions": 2, "keys": 0 }));
     let left: Vec<(String, i64)> = sqlx::query_as(
@@ -256,5 +259,5 @@ async fn what_has_expired_is_deleted_and_nothing_else() {
     assert_eq!(left, [(lives["sessionId"].as_str().unwrap().to_owned(), 1)]);
     http.post("/api/v1/auth/refresh", &refresh(&third)).await.json(200);
     http.post("/api/v1/auth/refresh", &refresh(&second)).await.problem(401, "invalid_token");
-    assert_eq!(run_now(&admin, "auth-prune").await["result"], json!({ "tokens": 0, "sessions": 0, "keys": 0 }));
+    assert_eq!(run_now(&admin, &pruning).await["result"], json!({ "tokens": 0, "sessions": 0, "keys": 0 }));
 }

@@ -130,7 +130,8 @@ fn place(url: &str) -> Result<Place, String> {
     let Some((scheme @ ("smtp" | "smtps"), rest)) = url.split_once("://") else {
         return Err("must begin with smtp://, smtps:// or file:///".to_owned());
     };
-    let is_secret = scheme == "smtps" || rest.contains("tls=required");
+    let asked = rest.rsplit_once('?').map_or("", |(_, asked)| asked);
+    let is_secret = scheme == "smtps" || asked.split('&').any(|part| part == "tls=required");
     if rest.contains('@') && !is_secret {
         return Err("must be smtps:// or end in ?tls=required where it has a password".to_owned());
     }
@@ -261,6 +262,7 @@ mod tests {
             "http://mail.example.org",
             "smtp://ann:secret@mail.example.org",
             "smtp://ann:secret@mail.example.org?tls=opportunistic",
+            "smtp://ann:secret-tls=required@mail.example.org",
             "smtp://",
             "file://mail",
         ] {
