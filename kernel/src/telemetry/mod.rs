@@ -68,18 +68,18 @@ pub(crate) struct Telemetry {
 impl Telemetry {
     /// Sets up logs, and spans where the environment names a collector. Once a process.
     pub(crate) fn start(settings: &Log, service: &'static str, instance: &str) -> Result<Self, StartError> {
-        let events = level_filter(&settings.level)?.and(filter::filter_fn(|metadata| !metadata.is_span()));
-        let lines = log::layer(settings, service, instance).with_filter(events);
+        let (level, no_spans) = (level_filter(&settings.level)?, filter::filter_fn(|metadata| !metadata.is_span()));
+        let lines = log::layer(settings, service, instance);
         let exporter = export::Exporter::from_environment(service, instance)?;
         EXPORTING.store(exporter.is_some(), Ordering::Relaxed);
-        let subscriber = Registry::default().with(lines);
         let started = if let Some(exporter) = &exporter {
             let spans = filter::filter_fn(|metadata| metadata.is_span() && *metadata.level() <= tracing::Level::INFO);
             let spans = tracing_opentelemetry::layer().with_tracer(exporter.tracer()).with_filter(spans);
-            subscriber.with(spans).try_init()
+            Registry::default().with(lines.with_filter(level.and(no_spans))).with(spans).try_init()
         } else {
-            // Not a layer of nothing in place of the other: with one, spans are made although nobody takes them.
-            subscriber.try_init()
+            // Filters of the whole, so that no span is made which nobody takes. A filter of the one layer would lose a line: what
+            // `tracing::enabled!` asked it last would count for the next line too.
+            Registry::default().with(lines).with(level).with(no_spans).try_init()
         };
         started.map_err(|error| StartError::new("logging is set up already").with_source(error))?;
         Ok(Self { exporter })
