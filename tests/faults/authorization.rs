@@ -31,7 +31,7 @@ const STALE_MAX: Duration = Duration::from_secs(5);
 /// Writes a second that do not concern the readers, and for how long.
 const WRITES_PER_SECOND: u32 = 50;
 /// Each waits for its answer, which comes when the change is in force.
-const WRITERS: u32 = 12;
+const WRITERS: u32 = 24;
 const WRITING: Duration = Duration::from_secs(4);
 
 /// Behind a permission, each in another service; the gateway decides itself who may see events.
