@@ -144,10 +144,15 @@ impl<S: Send + Sync + 'static> Server<S> {
             Ok((envelope, deadline, places)) => {
                 let (server, served) = (Arc::clone(self), Arc::clone(served));
                 let request = Admitted { envelope, body: message.payload, request_id, deadline, arrived };
-                self.parts.life.spawn_once(async move {
+                let mut answering = Box::pin(async move {
                     server.answer(&served, to, request).await;
                     drop(places);
                 });
+                // What is answered from memory needs no task of its own, which costs more than the answer; what waits
+                // goes on beside the others.
+                if (&mut answering).now_or_never().is_none() {
+                    self.parts.life.spawn_once(answering);
+                }
             }
             Err(error) => self.refuse(served, to, &error, &request_id, arrived).await,
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
 use subjects::job::{self, header};
 use subjects::jobs::v1::Transition;
 use subjects::jobs::v1::job::State;
@@ -25,6 +26,9 @@ const COLLECT: Duration = Duration::from_millis(3);
 const BATCH_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 
+/// Batches that are stored at once. Should one overtake the other, ranks have the history show what happened last.
+const STORED_MAX: usize = 4;
+
 /// Entries that are taken without looking at their size: one has two times 256 KiB at most, which is seldom.
 const AT_ONCE_MAX: usize = 32;
 
@@ -41,29 +45,27 @@ pub(super) struct Entry {
     pub(super) settles: Option<(Lease, Subject)>,
 }
 
-/// Writes what comes over `entries` until `stop`, and then what is left.
+/// Writes what comes over `entries` until `stop`, and then what is left. The next batch is collected while the last are stored.
 pub(super) async fn write(
     runner: &'static str,
     broker: JobBroker,
     ids: Ids,
     leases: Leases,
-    mut entries: mpsc::Receiver<Entry>,
+    entries: mpsc::Receiver<Entry>,
     stop: CancellationToken,
 ) {
-    loop {
+    let batches = stream::unfold((entries, stop.clone()), async |(mut entries, stop)| {
         let first = tokio::select! {
             biased;
             first = entries.recv() => first,
             () = stop.cancelled() => None,
         };
-        let Some(first) = first else {
-            // The last acknowledgements, too, leave before the process does.
-            let _ = broker.client().flush().await;
-            return;
-        };
-        let batch = collect(first, &mut entries).await;
-        store(runner, &broker, &ids, &leases, batch, &stop).await;
-    }
+        Some((collect(first?, &mut entries).await, (entries, stop)))
+    });
+    let stored = batches.map(|batch| store(runner, &broker, &ids, &leases, batch, &stop)).buffer_unordered(STORED_MAX);
+    stored.collect::<()>().await;
+    // The last acknowledgements, too, leave before the process does.
+    let _ = broker.client().flush().await;
 }
 
 async fn collect(first: Entry, entries: &mut mpsc::Receiver<Entry>) -> Vec<Entry> {

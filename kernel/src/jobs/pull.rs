@@ -47,9 +47,9 @@ impl Pull {
         Some(Self { client: client.clone(), context, consumer, inbox, answers, next: 0 })
     }
 
-    /// What is there, at most `room`; what comes first, where there is nothing; nothing after a while in which nothing came.
-    /// `None` where this subscription is of no use any more.
-    pub(super) async fn batch(&mut self, room: usize) -> Option<Vec<Delivery>> {
+    /// Hands over what is there, at most `room`; what comes first, where there is nothing; nothing after a while in which nothing
+    /// came. Gives how many; `None` where this subscription is of no use any more.
+    pub(super) async fn batch(&mut self, room: usize, mut take: impl FnMut(Delivery)) -> Option<usize> {
         let began = Instant::now();
         let reply = format!("{}.{}", self.inbox, self.next);
         self.next += 1;
@@ -60,27 +60,30 @@ impl Pull {
         let deadline = began + REQUEST_WAIT + GRACE;
         let asked = self.client.publish_with_reply(subject, reply.clone(), request.into());
         timeout_at(deadline, asked).await.ok()?.ok()?;
-        let mut taken = Vec::new();
-        while taken.len() < room {
+        let mut taken = 0;
+        while taken < room {
             let Ok(Some(answer)) = timeout_at(deadline, self.answers.next()).await else {
-                return (!taken.is_empty()).then_some(taken);
+                return (taken > 0).then_some(taken);
             };
             let Some(status) = answer.status else {
                 let answer = jetstream::Message { message: answer, context: self.context.clone() };
-                taken.extend(Delivery::read(answer, &self.consumer));
+                if let Some(delivery) = Delivery::read(answer, &self.consumer) {
+                    take(delivery);
+                    taken += 1;
+                }
                 continue;
             };
             if answer.subject.as_str() != reply {
                 continue;
             }
-            if ![StatusCode::NOT_FOUND, StatusCode::TIMEOUT].contains(&status) && taken.is_empty() {
+            if ![StatusCode::NOT_FOUND, StatusCode::TIMEOUT].contains(&status) && taken == 0 {
                 tracing::debug!(consumer = self.consumer, %status, "The broker gives no jobs.");
                 sleep(PAUSE).await;
                 return None;
             }
             break;
         }
-        if taken.is_empty() && began.elapsed() < TOO_SOON {
+        if taken == 0 && began.elapsed() < TOO_SOON {
             sleep(PAUSE).await;
         }
         Some(taken)

@@ -20,7 +20,7 @@ use subjects::jobs::v1::Transition;
 use subjects::jobs::v1::dead_letter::Reason;
 use subjects::jobs::v1::job::State;
 use subjects::subject::Token;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
@@ -226,31 +226,47 @@ impl Runner {
         tokio::join!(self.take_all([high, normal, low]), beginning);
     }
 
-    /// Takes jobs of one lane until it is stopped.
+    /// Takes jobs of one lane until it is stopped. While there are many it asks for the next before the last have come.
     async fn take(&self, lane: Lane, sender: mpsc::Sender<Held>) {
         let consumer = job::consumer(&self.queue, lane);
+        let (many, is_many) = watch::channel(false);
+        let always = self.take_by(&consumer, &sender, &many, None);
+        let while_many = self.take_by(&consumer, &sender, &many, Some(is_many));
+        tokio::join!(always, while_many);
+    }
+
+    /// Takes them by one request to the broker after the other; where asked, only while there are many.
+    async fn take_by(
+        &self,
+        consumer: &str,
+        sender: &mpsc::Sender<Held>,
+        many: &watch::Sender<bool>,
+        mut while_many: Option<watch::Receiver<bool>>,
+    ) {
         let mut pull = None;
         while !self.stop.is_cancelled() {
-            // Asked for half as many as may lie ready, and not for each by itself; only this sends, so there can only come to be
-            // more room.
+            if let Some(is_many) = &mut while_many
+                && !matches!(self.stop.run_until_cancelled(is_many.wait_for(|many| *many)).await, Some(Ok(_)))
+            {
+                return;
+            }
+            // Asked for half as many as may lie ready, and not for each by itself.
             let room = sender.max_capacity().div_ceil(2);
-            let Some(Ok(_)) = self.stop.run_until_cancelled(sender.reserve_many(room)).await else { return };
+            let Some(Ok(mut places)) = self.stop.run_until_cancelled(sender.reserve_many(room)).await else { return };
             let Some(open) = &mut pull else {
-                pull = Pull::open(self.engine.broker().client(), consumer.clone()).await;
+                pull = Pull::open(self.engine.broker().client(), consumer.to_owned()).await;
                 if pull.is_none() {
                     let _ = self.stop.run_until_cancelled(sleep(AWAY)).await;
                 }
                 continue;
             };
-            let Some(taken) = open.batch(sender.capacity()).await else {
-                pull = None;
-                continue;
-            };
-            for delivery in taken {
+            let hold = |delivery: Delivery| {
                 let lease = self.engine.leases().hold(delivery.ack.clone());
-                if sender.send(Held { delivery, lease }).await.is_err() {
-                    return;
-                }
+                places.next().expect("no more come than there are places").send(Held { delivery, lease });
+            };
+            match open.batch(room, hold).await {
+                Some(taken) => drop(many.send_replace(taken == room)),
+                None => pull = None,
             }
         }
     }

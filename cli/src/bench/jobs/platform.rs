@@ -28,7 +28,7 @@ const BATCH: usize = 1_000;
 /// How long what was submitted may take to be done.
 const DONE_WITHIN: Duration = Duration::from_mins(3);
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 pub(super) struct Whole<'a> {
     bed: &'a Bed,

@@ -27,8 +27,14 @@ const UNDER_WAY: usize = 100;
 /// How long something that must come may take.
 const WITHIN: Duration = Duration::from_mins(2);
 
+/// How long nothing may be shown while jobs are published.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a single job is watched for.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
 /// How often it is looked whether a queue is empty.
-const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What came of one side in one round.
 pub(super) struct Side {
@@ -233,7 +239,10 @@ impl Queue {
     /// Publishes `rate` jobs a second, and notes how long after the call each was begun.
     pub(super) async fn pickup(&self, how: Pickup, duration: Duration, rate: u64) -> Result<Side> {
         let watching = match how {
-            Pickup::Run => Some(self.watcher.subscribe("live.jobs.*").await?),
+            Pickup::Run => {
+                self.until_shown().await?;
+                Some(self.watcher.subscribe("live.jobs.*").await?)
+            }
             Pickup::Consumed => None,
         };
         self.watcher.flush().await?;
@@ -256,17 +265,43 @@ impl Queue {
         Ok(Side { count, took: start.elapsed(), lags_us })
     }
 
+    /// Waits until jobs are shown again, which they are not for a moment after very many.
+    async fn until_shown(&self) -> Result<()> {
+        let mut watching = self.watcher.subscribe("live.jobs.*").await?;
+        self.watcher.flush().await?;
+        let start = Instant::now();
+        loop {
+            let id = self.publish_one().await?;
+            let seen = async {
+                while let Some(told) = watching.next().await {
+                    if told.subject.ends_with(id.as_str()) {
+                        break;
+                    }
+                }
+            };
+            if tokio::time::timeout(LOOK_AGAIN, seen).await.is_ok() {
+                return self.drained().await;
+            }
+            ensure!(start.elapsed() < WITHIN, "jobs are not shown");
+        }
+    }
+
+    async fn publish_one(&self) -> Result<String> {
+        let id = self.ids.new_id().to_string();
+        let mut headers = HeaderMap::new();
+        headers.append(job::header::MESSAGE_ID, format!("{}.noop:{id}", self.name));
+        self.client.publish_with_headers(self.subject(), headers, Bytes::from_static(b"{}")).await?;
+        Ok(id)
+    }
+
     /// When each was published, by id.
     async fn publish_steadily(&self, count: u64, rate: u64) -> Result<HashMap<String, SystemTime>> {
         let mut published = HashMap::new();
         let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate as f64));
         for _ in 0..count {
             ticks.tick().await;
-            let id = self.ids.new_id().to_string();
-            let mut headers = HeaderMap::new();
-            headers.append(job::header::MESSAGE_ID, format!("{}.noop:{id}", self.name));
-            published.insert(id, self.now());
-            self.client.publish_with_headers(self.subject(), headers, Bytes::from_static(b"{}")).await?;
+            let now = self.now();
+            published.insert(self.publish_one().await?, now);
         }
         self.client.flush().await?;
         Ok(published)
@@ -291,7 +326,7 @@ impl Queue {
 async fn watch_begun(mut watching: Subscriber, count: u64) -> Result<Vec<(String, SystemTime)>> {
     let mut begun = HashMap::new();
     while (begun.len() as u64) < count {
-        let next = tokio::time::timeout(WITHIN, watching.next()).await.context("a job is not begun")?;
+        let next = tokio::time::timeout(SHOWN_WITHIN, watching.next()).await.context("a job is not begun")?;
         let told: subjects::jobs::v1::Transition =
             subjects::json::decode(&next.context("connected")?.payload).map_err(|error| anyhow!("{error:?}"))?;
         if let Some(at) = told.started_at {
