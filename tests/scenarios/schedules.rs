@@ -281,6 +281,49 @@ async fn a_time_that_finds_a_job_of_the_schedule_under_way_is_passed_over_or_wai
     assert!(later > *skipped.last_key_value().unwrap().0, "none of those that were passed over");
 }
 
+#[tokio::test]
+async fn a_time_that_waits_for_others_outlasts_a_pause_of_its_schedule_and_of_its_queue() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let mut database = platform.superuser().await;
+    let worker = platform.user("worker").connect().await;
+    let mut work = worker.client.subscribe("work.clock.wait").await.unwrap();
+    worker.client.flush().await.unwrap();
+    let schedule = create(&admin, &every_second("wait", &json!({ "overlap": "QUEUE_ONE" }))).await;
+    let path = format!("/api/v1/schedules/{schedule}");
+    let mut waits = async |known: &[i64]| {
+        wait::until("a time waits", async || {
+            let ticks = ticks(&mut database, &schedule).await;
+            with(&ticks, "QUEUED").into_iter().find(|second| !known.contains(second))
+        })
+        .await
+    };
+
+    // Held while it waits, and the others end meanwhile.
+    let first = next(&mut work).await;
+    let waiting = waits(&[]).await;
+    admin.post(&format!("{path}/pause"), &json!({})).await.json(200);
+    jobs::answer(&worker, &first, &[], "").await;
+    jobs::job_in(&admin, &id(&first), "SUCCEEDED").await;
+    assert_eq!(waits(&[]).await, waiting, "it still does");
+    let listed = admin.get("/api/v1/jobs?queue=clock&kind=wait").await.json(200);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+
+    admin.post(&format!("{path}/resume"), &json!({})).await.json(200);
+    let second = next(&mut work).await;
+    assert_eq!(id(&second), format!("{schedule}-{waiting}"));
+
+    // The queue is held: the next goes into it when the others have ended, and is begun when it goes on.
+    let waiting = waits(&[waiting]).await;
+    admin.post("/api/v1/queues/clock/pause", &json!({})).await.json(200);
+    jobs::answer(&worker, &second, &[], "").await;
+    jobs::job_in(&admin, &format!("{schedule}-{waiting}"), "PENDING").await;
+    admin.post("/api/v1/queues/clock/resume", &json!({})).await.json(200);
+    let third = next(&mut work).await;
+    assert_eq!(id(&third), format!("{schedule}-{waiting}"));
+    jobs::answer(&worker, &third, &[], "").await;
+}
+
 async fn next(work: &mut async_nats::Subscriber) -> async_nats::Message {
     tokio::time::timeout(wait::WAIT_MAX, work.next()).await.expect("work comes").expect("connected")
 }
