@@ -18,7 +18,7 @@ mod rate;
 mod run;
 mod workers;
 
-pub use broker::{JobBroker, QueueState, Stored, Submission, Ticks};
+pub use broker::{Envelope, Found, JobBroker, QueueState, Stored, Submission, Ticks};
 pub use delegate::{Delegate, Workers};
 pub use engine::Engine;
 pub(crate) use engine::EngineParts;

@@ -16,16 +16,16 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use subjects::free::v1::RawJson;
 use subjects::job::{self, Lane, Place, header};
-use subjects::jobs::v1::Transition;
 use subjects::jobs::v1::dead_letter::Reason;
 use subjects::jobs::v1::job::State;
+use subjects::jobs::v1::{Header, Priority, Transition};
 use subjects::subject::Token;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-use super::broker::{append, copied, rfc3339};
+use super::broker::{append, copied, pairs, rfc3339};
 use super::engine::{Engine, transition};
 use super::job::{Delivery, Job};
 use super::keys::Asked;
@@ -433,6 +433,8 @@ impl Runner {
                 let mut cancelled = transition(&job, State::Cancelled, self.engine.now());
                 cancelled.started_at = started.map(Into::into);
                 cancelled.args = arguments(&job);
+                cancelled.headers = pairs(&job.headers).map(|(name, value)| Header { name, value }).collect();
+                cancelled.set_priority(priority(job.place.lane));
                 self.note_end(&job).await;
                 self.engine.settle(cancelled, held.lease, held.delivery.ack.clone()).await;
             }
@@ -608,6 +610,14 @@ async fn next(
 fn is_told_by_letter(name: &str) -> bool {
     name.starts_with(header::DEAD_PREFIX)
         || [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT].contains(&name)
+}
+
+fn priority(lane: Lane) -> Priority {
+    match lane {
+        Lane::High => Priority::High,
+        Lane::Normal => Priority::Normal,
+        Lane::Low => Priority::Low,
+    }
 }
 
 fn arguments(job: &Job) -> Option<RawJson> {
