@@ -16,6 +16,7 @@ mod pull;
 mod queue;
 mod rate;
 mod run;
+mod slots;
 mod workers;
 
 pub use broker::{Envelope, Found, JobBroker, QueueState, Stored, Submission, Ticks};
@@ -26,4 +27,5 @@ pub use job::{Job, Patience};
 pub use queue::QueueHandle;
 pub use rate::Rate;
 pub use run::{Outcome, Run, Work};
+pub use slots::Concurrency;
 pub use workers::JobWorkers;
