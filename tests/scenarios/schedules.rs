@@ -429,8 +429,18 @@ async fn a_schedule_that_cannot_be_is_refused_with_what_is_wrong() {
         ("name", json!("@mine")),
         ("cron", json!("")),
         ("cron", json!("* * * *")),
+        ("cron", json!("* * * * * * *")),
+        ("cron", json!("* * * * * * * *")),
+        ("cron", json!("60 * * * *")),
         ("cron", json!("61 * * * *")),
+        ("cron", json!("*/0 * * * *")),
+        ("cron", json!("5-1 * * * *")),
+        ("cron", json!("@reboot")),
+        ("cron", json!("*/1000000000000000000 * * * *")),
+        ("cron", json!("\u{661} * * * *")),
+        ("cron", json!(format!("{}0 * * * *", "0,".repeat(5_000)))),
         ("cron", json!("0 0 30 2 *")),
+        ("cron", json!("* * 31 2 *")),
         ("timeZone", json!("Mars/Olympus")),
         ("queue", json!("schedules")),
         ("queue", json!("a.b")),
@@ -443,6 +453,12 @@ async fn a_schedule_that_cannot_be_is_refused_with_what_is_wrong() {
         let problem =
             admin.post("/api/v1/schedules", &schedule(field, value.clone())).await.problem(422, "validation_failed");
         assert_eq!(problem["errors"][0]["pointer"], format!("/{field}"), "{value}: {problem}");
+    }
+    // What is seldom is not what never comes.
+    for seldom in ["0 0 29 2 *", "0 0 L * *", "0 0 15W * *", "0 0 * * MON#5"] {
+        let preview = json!({ "cron": seldom, "count": 3 });
+        let times = admin.post("/api/v1/schedules/preview", &preview).await.json(200);
+        assert_eq!(times["items"].as_array().unwrap().len(), 3, "{seldom}: {times}");
     }
     let wrong = json!({ "cron": "x", "timeZone": "y", "count": 1_001 });
     let problem = admin.post("/api/v1/schedules/preview", &wrong).await.problem(422, "validation_failed");
