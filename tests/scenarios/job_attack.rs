@@ -86,3 +86,29 @@ async fn a_producer_limited_to_one_queue_reaches_nothing_else() {
     let untouched = jobs::job_in(&admin, "mine", "WAITING").await;
     assert_eq!((&untouched["queue"], &untouched["attempt"]), (&json!("other"), &json!(1)));
 }
+
+#[tokio::test]
+async fn what_a_job_says_of_its_own_place_takes_no_other_out_of_its_queue() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let producer = platform.user("producer").connect().await;
+    admin.put("/api/v1/queues/held", &json!({})).await.json(200);
+    admin.post("/api/v1/queues/held/pause", &json!({})).await.json(200);
+    let victim = [("Nats-Msg-Id", "held.order:victim")];
+    let stored = jobs::publish(&producer, "jobs.held.order", &victim, "{}").await.unwrap();
+    let place = stored["seq"].as_u64().expect("acknowledged").to_string();
+
+    // Nobody can run it, so it is taken out by its place.
+    let forged = [("Nats-Sequence", place.as_str()), ("Nats-Subject", "jobs.held.order")];
+    let stored = jobs::publish(&producer, "jobs.caf\u{e9}.order", &forged, "{}").await.unwrap();
+    assert!(stored["error"].is_null(), "{stored}");
+    platform_tests::wait::until("it is given up", async || {
+        let letters = admin.get("/api/v1/dead-letters?queue=unnamed").await.json(200);
+        (letters["items"].as_array().unwrap().len() == 1).then_some(())
+    })
+    .await;
+
+    admin.post("/api/v1/queues/held/resume", &json!({})).await.json(200);
+    let untouched = jobs::job_in(&admin, "victim", "WAITING").await;
+    assert_eq!(untouched["attempt"], 1, "{untouched}");
+}

@@ -22,15 +22,23 @@ async fn a_submission_that_is_not_valid_is_refused_by_its_field_and_leaves_nothi
         ("/queue", with("queue", json!("a.b"))),
         ("/queue", with("queue", json!(""))),
         ("/queue", with("queue", json!("schedules"))),
+        ("/queue", with("queue", json!("caf\u{e9}"))),
+        ("/queue", with("queue", json!("q".repeat(65)))),
+        ("/queue", with("queue", json!(7))),
         ("/kind", with("kind", json!("nothing"))),
         ("/kind", with("kind", json!("*"))),
         ("/args", with("args", json!(large))),
         ("/args/ms", json!({ "queue": "diagnostics", "kind": "sleep", "args": { "ms": -1 } })),
+        ("/args/ms", json!({ "queue": "diagnostics", "kind": "sleep", "args": { "ms": "long" } })),
         ("/args/minutes", json!({ "queue": "diagnostics", "kind": "sleep", "args": { "minutes": 1 } })),
         ("/priority", with("priority", json!("URGENT"))),
+        ("/priority", with("priority", json!(9))),
+        ("/priority", with("priority", json!(-1))),
         ("/maxAttempts", with("maxAttempts", json!(-1))),
         ("/maxAttempts", with("maxAttempts", json!(1_001))),
         ("/timeoutMs", with("timeoutMs", json!(86_400_001))),
+        ("/timeoutMs", with("timeoutMs", json!(-1))),
+        ("/backoffBaseMs", with("backoffBaseMs", json!(-1))),
         ("/runAt", with("runAt", json!("9999-12-31T23:59:59Z"))),
         ("/runAt", with("runAt", json!("1970-01-01T00:00:00Z"))),
         ("/runAt", with("runAt", json!("tomorrow"))),
@@ -52,6 +60,13 @@ async fn a_submission_that_is_not_valid_is_refused_by_its_field_and_leaves_nothi
     admin.post("/api/v1/jobs/batch", &json!({ "jobs": [] })).await.problem(422, "validation_failed");
     let listed = admin.get("/api/v1/jobs").await.json(200);
     assert_eq!(listed["items"], json!([]), "nothing was stored");
+    let ops = platform.user("ops").connect().await;
+    for (stream, subjects) in [("JOBS", "jobs.>"), ("SCHEDULES", "schedules.job.>")] {
+        let request = json!({ "subjects_filter": subjects }).to_string();
+        let answer = ops.client.request(format!("$JS.API.STREAM.INFO.{stream}"), request.into()).await.unwrap();
+        let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert!(info["error"].is_null() && info["state"].get("subjects").is_none(), "{stream}: {info}");
+    }
 }
 
 #[tokio::test]
@@ -59,7 +74,9 @@ async fn a_published_job_that_cannot_be_read_is_given_up_with_the_reason() {
     let platform = Setup::new().start().await;
     let admin = platform.admin().await;
     let producer = platform.user("producer").connect().await;
-    let cases: [Case; 11] = [
+    let large: &str = format!("\"{}\"", "x".repeat(256 * 1024)).leak();
+    let deep: &str = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000)).leak();
+    let cases: [Case; 15] = [
         ("jobs.diagnostics.echo", &[("Job-Max-Attempts", "-1")], "{}", "Job-Max-Attempts"),
         ("jobs.diagnostics.echo", &[("Job-Timeout-Ms", "99999999999999999999")], "{}", "Job-Timeout-Ms"),
         ("jobs.diagnostics.echo", &[("Job-Expires-At", "soon")], "{}", "Job-Expires-At"),
@@ -70,6 +87,11 @@ async fn a_published_job_that_cannot_be_read_is_given_up_with_the_reason() {
         ("jobs.diagnostics.echo.low", &[], "{", "no JSON"),
         ("jobs.diagnostics.sleep", &[], r#"{"ms":"long"}"#, "/ms"),
         ("jobs.diagnostics.sleep", &[], r#"{"ms":60001}"#, "/ms"),
+        // A schema that is newer than the worker's; and one that is older is read, below.
+        ("jobs.diagnostics.sleep", &[], r#"{"ms":5,"unit":"s"}"#, "/unit"),
+        ("jobs.diagnostics.echo", &[], large, "262146 bytes"),
+        ("jobs.diagnostics.echo.high", &[], deep, "no JSON"),
+        ("jobs.diagnostics.echo", &[("Job-Backoff-Base-Ms", "-5")], "{}", "Job-Backoff-Base-Ms"),
         ("jobs.caf\u{e9}.order", &[], "{}", "queue and kind"),
     ];
 
@@ -89,11 +111,15 @@ async fn a_published_job_that_cannot_be_read_is_given_up_with_the_reason() {
         assert!(letters.iter().any(said), "{subject}, {named}: {letters:?}");
     }
     // One is shown as it came, also where that is no JSON.
-    let broken = letters.iter().find(|letter| letter["error"].as_str().unwrap().contains("no JSON")).unwrap();
-    let shown = admin.get(&format!("/api/v1/dead-letters/{}", broken["id"].as_str().unwrap())).await.json(200);
-    assert_eq!((&shown["args"], &shown["body"]), (&Value::Null, &json!("ew==")));
+    let mut bodies = Vec::new();
+    for broken in letters.iter().filter(|letter| letter["error"].as_str().unwrap().contains("no JSON")) {
+        let shown = admin.get(&format!("/api/v1/dead-letters/{}", broken["id"].as_str().unwrap())).await.json(200);
+        assert_eq!(shown["args"], Value::Null);
+        bodies.push(shown["body"].as_str().unwrap().to_owned());
+    }
+    assert!(bodies.len() == 2 && bodies.contains(&"ew==".to_owned()), "{bodies:?}");
     let counted = platform.metric("jobs", "trunkline_jobs_dead_lettered_total").await;
-    assert_eq!(counted.to_string(), "10", "the unnamed one has no queue");
+    assert_eq!(counted.to_string(), "14", "the unnamed one has no queue");
 
     // A job that has expired is not run; a subject that means nothing is not acknowledged.
     jobs::publish(&producer, "jobs.diagnostics.echo", &[("Job-Expires-At", "2020-01-01T00:00:00Z")], "{}")
@@ -106,4 +132,35 @@ async fn a_published_job_that_cannot_be_read_is_given_up_with_the_reason() {
     .await;
     assert_eq!(jobs::publish(&producer, "jobs.diagnostics.echo.urgent", &[], "{}").await, None);
     assert_eq!(jobs::publish(&producer, "jobs.diagnostics", &[], "{}").await, None);
+
+    // What is too large for a message is refused by the broker; what lacks a field, as an older schema did, has its default; a kind
+    // that is not known may be to another version, and waits.
+    let too_large = format!("\"{}\"", "x".repeat(320 * 1024));
+    let refused = jobs::publish(&producer, "jobs.diagnostics.echo", &[], &too_large).await.unwrap();
+    assert!(refused["error"]["err_code"].is_u64(), "{refused}");
+    let older = [("Nats-Msg-Id", "diagnostics.sleep:older")];
+    jobs::publish(&producer, "jobs.diagnostics.sleep", &older, "{}").await.unwrap();
+    jobs::job_in(&admin, "older", "SUCCEEDED").await;
+    let unknown = [("Nats-Msg-Id", "diagnostics.unheard:unknown")];
+    jobs::publish(&producer, "jobs.diagnostics.unheard", &unknown, "{}").await.unwrap();
+    let job = jobs::job_in(&admin, "unknown", "WAITING").await;
+    assert_eq!((&job["attempt"], &job["errors"]), (&json!(1), &json!([])));
+}
+
+#[tokio::test]
+async fn a_header_that_the_database_cannot_keep_does_not_keep_its_job_from_waiting_for_its_key() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let producer = platform.user("producer").connect().await;
+    let first = json!({ "queue": "diagnostics", "kind": "sleep", "args": { "ms": 60_000 }, "concurrencyKey": "k" });
+    let first = jobs::submit(&admin, &first).await;
+    jobs::job_in(&admin, &first, "RUNNING").await;
+
+    let headers = [("Nats-Msg-Id", "diagnostics.echo:odd"), ("Job-Concurrency-Key", "k"), ("Shop", "a\0b")];
+    jobs::publish(&producer, "jobs.diagnostics.echo", &headers, r#"{"a":1}"#).await.unwrap();
+
+    jobs::job_in(&admin, "odd", "WAITING").await;
+    admin.post(&format!("/api/v1/jobs/{first}/cancel"), &json!({})).await.json(200);
+    let job = jobs::job_in(&admin, "odd", "SUCCEEDED").await;
+    assert_eq!((&job["attempt"], &job["result"]), (&json!(1), &json!({ "a": 1 })));
 }

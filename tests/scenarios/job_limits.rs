@@ -89,6 +89,85 @@ async fn no_more_jobs_of_a_queue_run_at_once_than_it_says_over_all_instances() {
 }
 
 #[tokio::test]
+async fn a_queues_concurrency_is_one_for_all_priorities_and_comes_back_from_runners_that_were_killed() {
+    let platform = Setup::new().instances("jobs", 2).start().await;
+    let admin = platform.admin().await;
+    admin.put("/api/v1/queues/strict", &json!({ "concurrency": 2 })).await.json(200);
+    let mut bench = Bench::open(&platform, "work.strict.call").await;
+    let mut ids = Vec::new();
+    for n in 0..4 {
+        for priority in ["LOW", "NORMAL", "HIGH"] {
+            let job = json!({ "queue": "strict", "kind": "call", "args": n, "priority": priority });
+            ids.push(jobs::submit(&admin, &job).await);
+        }
+    }
+
+    for _ in 0..3 {
+        let running = [bench.next().await, bench.next().await];
+        assert!(bench.is_quiet().await, "two run, and no third");
+        for work in &running {
+            bench.done(work).await;
+        }
+    }
+    for _ in 0..2 {
+        bench.next().await;
+    }
+    for instance in 1..=2 {
+        platform.process("jobs", instance).kill().await.unwrap();
+    }
+    for instance in 1..=2 {
+        platform.process("jobs", instance).start().await.unwrap();
+    }
+
+    // Four have not begun, and two are given to somebody else when their runner has not been heard of.
+    for _ in 0..3 {
+        let running = [bench.next().await, bench.next().await];
+        assert!(bench.is_quiet().await, "two run, and no third");
+        for work in &running {
+            bench.done(work).await;
+        }
+    }
+    for id in &ids {
+        jobs::job_in(&admin, id, "SUCCEEDED").await;
+    }
+}
+
+#[tokio::test]
+async fn jobs_that_run_count_when_a_queue_is_given_another_concurrency() {
+    let platform = Setup::new().instances("jobs", 2).start().await;
+    let admin = platform.admin().await;
+    admin.put("/api/v1/queues/changed", &json!({ "concurrency": 2 })).await.json(200);
+    let mut bench = Bench::open(&platform, "work.changed.call").await;
+    let ids = submit_many(&admin, "changed", 6).await;
+
+    let mut running = vec![bench.next().await, bench.next().await];
+    admin.put("/api/v1/queues/changed", &json!({ "concurrency": 3 })).await.json(200);
+    running.push(bench.next().await);
+    assert!(bench.is_quiet().await, "three run, and no fourth");
+    admin.put("/api/v1/queues/changed", &json!({ "concurrency": 1 })).await.json(200);
+    let mut database = platform.superuser().await;
+    wait::until("there is no room for another", async || {
+        let slots = "SELECT slots FROM jobs.job_slots WHERE queue = 'changed' AND takes";
+        let slots: Option<i32> = sqlx::query_scalar(slots).fetch_optional(&mut database).await.unwrap();
+        (slots == Some(0)).then_some(())
+    })
+    .await;
+    for work in &running {
+        bench.done(work).await;
+    }
+    for _ in 0..3 {
+        let work = bench.next().await;
+        assert!(bench.is_quiet().await, "one runs, and no second");
+        bench.done(&work).await;
+    }
+
+    for id in &ids {
+        let job = jobs::job_in(&admin, id, "SUCCEEDED").await;
+        assert_eq!(job["attempt"], 1, "{job}");
+    }
+}
+
+#[tokio::test]
 async fn jobs_of_a_queue_begin_no_more_often_than_its_rate_over_all_instances() {
     const RATE: i64 = 20;
     const BURST: i64 = 5;

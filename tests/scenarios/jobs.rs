@@ -284,3 +284,40 @@ async fn a_stop_gives_unfinished_jobs_back_without_spending_an_attempt() {
     let job = jobs::job_in(&admin, &id, "SUCCEEDED").await;
     assert_eq!((&job["attempt"], &job["errors"]), (&json!(1), &json!([])));
 }
+
+#[tokio::test]
+async fn a_job_that_was_taken_out_by_a_process_that_died_before_it_could_note_that_is_cancelled() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let mut database = platform.superuser().await;
+    admin.post("/api/v1/queues/diagnostics/pause", &json!({})).await.json(200);
+    let echo = json!({ "queue": "diagnostics", "kind": "echo", "args": [1] });
+    let queued = jobs::submit(&admin, &echo).await;
+    let mut later = echo.clone();
+    later["runAt"] = json!("2029-01-01T00:00:00Z");
+    let later = jobs::submit(&admin, &later).await;
+
+    // What such a process leaves: no message, and the wish.
+    let service = platform.user("jobs").connect().await;
+    let sequence = "SELECT sequence FROM jobs.jobs WHERE id = $1";
+    let sequence: i64 = sqlx::query_scalar(sequence).bind(&queued).fetch_one(&mut database).await.unwrap();
+    let schedule = format!("$JS.API.DIRECT.GET.SCHEDULES.schedules.job.diagnostics.echo.{later}");
+    let schedule = service.client.request(schedule, "".into()).await.unwrap().headers.unwrap();
+    let scheduled: i64 = schedule.get("Nats-Sequence").unwrap().as_str().parse().unwrap();
+    for (stream, sequence) in [("JOBS", sequence), ("SCHEDULES", scheduled)] {
+        let api = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
+        let answer = service.client.request(api, json!({ "seq": sequence }).to_string().into()).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert_eq!(answer["success"], true, "{answer}");
+    }
+    let wish = "UPDATE jobs.jobs SET cancel_requested = true, \
+                cancel_requested_at = clock_timestamp() - interval '2 minutes' WHERE id = ANY($1)";
+    sqlx::query(wish).bind([&queued, &later]).execute(&mut database).await.unwrap();
+
+    for id in [&queued, &later] {
+        jobs::job_in(&admin, id, "CANCELLED").await;
+    }
+    admin.post("/api/v1/queues/diagnostics/resume", &json!({})).await.json(200);
+    admin.post(&format!("/api/v1/jobs/{queued}/retry"), &json!({})).await.json(200);
+    assert_eq!(jobs::job_in(&admin, &queued, "SUCCEEDED").await["result"], json!([1]));
+}

@@ -281,6 +281,49 @@ async fn a_time_that_finds_a_job_of_the_schedule_under_way_is_passed_over_or_wai
     assert!(later > *skipped.last_key_value().unwrap().0, "none of those that were passed over");
 }
 
+#[tokio::test]
+async fn a_time_that_waits_for_others_outlasts_a_pause_of_its_schedule_and_of_its_queue() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let mut database = platform.superuser().await;
+    let worker = platform.user("worker").connect().await;
+    let mut work = worker.client.subscribe("work.clock.wait").await.unwrap();
+    worker.client.flush().await.unwrap();
+    let schedule = create(&admin, &every_second("wait", &json!({ "overlap": "QUEUE_ONE" }))).await;
+    let path = format!("/api/v1/schedules/{schedule}");
+    let mut waits = async |known: &[i64]| {
+        wait::until("a time waits", async || {
+            let ticks = ticks(&mut database, &schedule).await;
+            with(&ticks, "QUEUED").into_iter().find(|second| !known.contains(second))
+        })
+        .await
+    };
+
+    // Held while it waits, and the others end meanwhile.
+    let first = next(&mut work).await;
+    let waiting = waits(&[]).await;
+    admin.post(&format!("{path}/pause"), &json!({})).await.json(200);
+    jobs::answer(&worker, &first, &[], "").await;
+    jobs::job_in(&admin, &id(&first), "SUCCEEDED").await;
+    assert_eq!(waits(&[]).await, waiting, "it still does");
+    let listed = admin.get("/api/v1/jobs?queue=clock&kind=wait").await.json(200);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+
+    admin.post(&format!("{path}/resume"), &json!({})).await.json(200);
+    let second = next(&mut work).await;
+    assert_eq!(id(&second), format!("{schedule}-{waiting}"));
+
+    // The queue is held: the next goes into it when the others have ended, and is begun when it goes on.
+    let waiting = waits(&[waiting]).await;
+    admin.post("/api/v1/queues/clock/pause", &json!({})).await.json(200);
+    jobs::answer(&worker, &second, &[], "").await;
+    jobs::job_in(&admin, &format!("{schedule}-{waiting}"), "PENDING").await;
+    admin.post("/api/v1/queues/clock/resume", &json!({})).await.json(200);
+    let third = next(&mut work).await;
+    assert_eq!(id(&third), format!("{schedule}-{waiting}"));
+    jobs::answer(&worker, &third, &[], "").await;
+}
+
 async fn next(work: &mut async_nats::Subscriber) -> async_nats::Message {
     tokio::time::timeout(wait::WAIT_MAX, work.next()).await.expect("work comes").expect("connected")
 }
@@ -386,8 +429,18 @@ async fn a_schedule_that_cannot_be_is_refused_with_what_is_wrong() {
         ("name", json!("@mine")),
         ("cron", json!("")),
         ("cron", json!("* * * *")),
+        ("cron", json!("* * * * * * *")),
+        ("cron", json!("* * * * * * * *")),
+        ("cron", json!("60 * * * *")),
         ("cron", json!("61 * * * *")),
+        ("cron", json!("*/0 * * * *")),
+        ("cron", json!("5-1 * * * *")),
+        ("cron", json!("@reboot")),
+        ("cron", json!("*/1000000000000000000 * * * *")),
+        ("cron", json!("\u{661} * * * *")),
+        ("cron", json!(format!("{}0 * * * *", "0,".repeat(5_000)))),
         ("cron", json!("0 0 30 2 *")),
+        ("cron", json!("* * 31 2 *")),
         ("timeZone", json!("Mars/Olympus")),
         ("queue", json!("schedules")),
         ("queue", json!("a.b")),
@@ -400,6 +453,12 @@ async fn a_schedule_that_cannot_be_is_refused_with_what_is_wrong() {
         let problem =
             admin.post("/api/v1/schedules", &schedule(field, value.clone())).await.problem(422, "validation_failed");
         assert_eq!(problem["errors"][0]["pointer"], format!("/{field}"), "{value}: {problem}");
+    }
+    // What is seldom is not what never comes.
+    for seldom in ["0 0 29 2 *", "0 0 L * *", "0 0 15W * *", "0 0 * * MON#5"] {
+        let preview = json!({ "cron": seldom, "count": 3 });
+        let times = admin.post("/api/v1/schedules/preview", &preview).await.json(200);
+        assert_eq!(times["items"].as_array().unwrap().len(), 3, "{seldom}: {times}");
     }
     let wrong = json!({ "cron": "x", "timeZone": "y", "count": 1_001 });
     let problem = admin.post("/api/v1/schedules/preview", &wrong).await.problem(422, "validation_failed");

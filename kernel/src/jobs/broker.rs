@@ -16,7 +16,7 @@ use subjects::JobArguments;
 use subjects::job::{self, Lane, Place, header};
 use subjects::jobs::v1::Transition;
 use subjects::subject::Token;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use crate::nats::{RequestError, Requester};
@@ -42,6 +42,11 @@ const BATCH_MAX: usize = 1_000;
 /// cost as much as the work.
 const SHOWN_MAX: u32 = 200;
 const SHOWN_WINDOW: Duration = Duration::from_millis(100);
+
+/// The consumer by which the jobs service keeps dead letters, and how long it is waited for.
+const LETTERS_CONSUMER: &str = "JOBS_DLQ.dead-letters";
+const LETTERS_LOOKS_MAX: u32 = 20;
+const LETTERS_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Subjects of one look at a stream.
 const SUBJECTS_MAX: usize = 100_000;
@@ -85,6 +90,24 @@ pub struct Submission {
     pub run_at: Option<DateTime<Utc>>,
     /// Further headers, of this protocol or the producer's own.
     pub headers: Vec<(String, String)>,
+}
+
+/// What a job was stored with beside its arguments.
+#[derive(Clone, Debug, Default)]
+pub struct Envelope {
+    /// How urgent it is.
+    pub lane: Lane,
+    /// Its headers with every value, without the broker's own.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Where a job waits in the broker, with what it takes to put it back.
+#[derive(Clone, Debug)]
+pub struct Found {
+    stream: &'static str,
+    sequence: u64,
+    /// Gone with the message when it is taken.
+    pub envelope: Envelope,
 }
 
 /// What the broker has of a queue, by lane in their order.
@@ -150,6 +173,18 @@ struct ConsumerInfo {
     num_ack_pending: u64,
     #[serde(default)]
     paused: bool,
+}
+
+#[derive(Deserialize)]
+struct LettersInfo {
+    ack_floor: Floor,
+    #[serde(default)]
+    num_ack_pending: u64,
+}
+
+#[derive(Deserialize)]
+struct Floor {
+    stream_seq: u64,
 }
 
 impl Submission {
@@ -304,7 +339,8 @@ impl JobBroker {
         self.store(subject, headers, body).await
     }
 
-    /// Puts a job back into its queue by hand, at `run_at`, in the next round. `token` makes a repeated call the same one.
+    /// Puts a job back into its queue by hand, at `run_at`, in the next round, with its headers; without an expiry that would be
+    /// past by then. Repeated for the same round it is the same schedule.
     pub async fn put_back(
         &self,
         job: &Submission,
@@ -313,8 +349,13 @@ impl JobBroker {
         run_at: DateTime<Utc>,
     ) -> Result<Stored> {
         let mut headers = HeaderMap::new();
-        let own = [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT, header::EXPIRES_AT];
-        for (name, value) in job.headers.iter().filter(|(name, _)| !own.contains(&name.as_str())) {
+        let own = [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT];
+        let kept = |name: &str, value: &str| match name {
+            // It would be given up again at once.
+            header::EXPIRES_AT => DateTime::parse_from_rfc3339(value).is_ok_and(|expires_at| expires_at > run_at),
+            name => !own.contains(&name),
+        };
+        for (name, value) in job.headers.iter().filter(|(name, value)| kept(name, value)) {
             append(&mut headers, name, value);
         }
         append(&mut headers, header::ROUND, &round.to_string());
@@ -326,21 +367,43 @@ impl JobBroker {
 
     /// Takes a schedule back that has not fired. False where there is none any more.
     pub async fn unschedule(&self, schedule: &str) -> Result<bool> {
-        let subject = format!("$JS.API.DIRECT.GET.{}.{schedule}", job::SCHEDULES);
-        let deadline = Instant::now() + ACK_WAIT;
-        let found = self.requester.request(subject.into(), None, Bytes::new(), deadline).await.map_err(away)?;
-        if found.status == Some(StatusCode::NOT_FOUND) {
-            return Ok(false);
+        match self.find_schedule(schedule).await? {
+            Some(found) => self.take(&found).await,
+            None => Ok(false),
         }
-        let headers = found.headers.unwrap_or_default();
-        let place = headers.get("Nats-Sequence").and_then(|place| place.as_str().parse::<u64>().ok());
-        let place = place.ok_or_else(|| unexpected("a message without a place"))?;
-        self.delete(job::SCHEDULES, place).await
     }
 
-    /// Takes a job out of the work queue. False where it is not there any more.
-    pub async fn withdraw(&self, sequence: u64) -> Result<bool> {
-        self.delete(job::STREAM, sequence).await
+    /// The job that waits under a schedule for its time. `None` where there is none any more.
+    pub async fn find_schedule(&self, schedule: &str) -> Result<Option<Found>> {
+        let Some((headers, _)) = self.read_schedule(schedule).await? else { return Ok(None) };
+        found(job::SCHEDULES, &headers).map(Some)
+    }
+
+    /// The job that was stored at a place of the work queue under its own id. `None` where it is not there any more; another may
+    /// be, in a store that was made anew.
+    pub async fn find_job(&self, sequence: u64, place: &Place, id: &Token) -> Result<Option<Found>> {
+        let request = json!({ "seq": sequence }).to_string();
+        let found = self.direct(&format!("$JS.API.DIRECT.GET.{}", job::STREAM), request.into()).await?;
+        let message_id = place.message_id(id);
+        let is_it = |headers: &HeaderMap| super::job::value(headers, header::MESSAGE_ID) == Some(message_id.as_str());
+        let found = found.filter(|(headers, _)| is_it(headers));
+        found.map(|(headers, _)| self::found(job::STREAM, &headers)).transpose()
+    }
+
+    /// Takes a job out of where it waits. False where it is not there any more.
+    pub async fn take(&self, found: &Found) -> Result<bool> {
+        self.delete(found.stream, found.sequence).await
+    }
+
+    async fn read_schedule(&self, schedule: &str) -> Result<Option<(HeaderMap, Bytes)>> {
+        self.direct(&format!("$JS.API.DIRECT.GET.{}.{schedule}", job::SCHEDULES), Bytes::new()).await
+    }
+
+    async fn direct(&self, subject: &str, request: Bytes) -> Result<Option<(HeaderMap, Bytes)>> {
+        let deadline = Instant::now() + ACK_WAIT;
+        let found = self.requester.request(subject.into(), None, request, deadline).await.map_err(away)?;
+        let is_there = found.status != Some(StatusCode::NOT_FOUND);
+        Ok(is_there.then(|| (found.headers.unwrap_or_default(), found.payload)))
     }
 
     async fn delete(&self, stream: &str, place: u64) -> Result<bool> {
@@ -506,7 +569,7 @@ impl JobBroker {
         let deadline = Instant::now() + ACK_WAIT;
         let answer = self.requester.request(api.into(), None, request.into(), deadline).await.map_err(away)?;
         let headers = answer.headers.unwrap_or_default();
-        let time = headers.get("Nats-Time-Stamp").and_then(|time| DateTime::parse_from_rfc3339(time.as_str()).ok());
+        let time = stamped(&headers, "Nats-Time-Stamp").and_then(|time| DateTime::parse_from_rfc3339(time).ok());
         Ok(time.map(|time| time.to_utc()))
     }
 
@@ -517,7 +580,7 @@ impl JobBroker {
         let deadline = Instant::now() + ACK_WAIT;
         let found = self.requester.request(api.into(), None, request.into(), deadline).await.map_err(away)?;
         let stored = found.headers.unwrap_or_default();
-        let Some(sequence) = stored.get("Nats-Sequence").and_then(|place| place.as_str().parse::<u64>().ok()) else {
+        let Some(sequence) = stamped(&stored, "Nats-Sequence").and_then(|place| place.parse::<u64>().ok()) else {
             return Ok(());
         };
         let mut headers = copied(&stored, |name| !super::job::is_brokers(name));
@@ -533,27 +596,32 @@ impl JobBroker {
             append(&mut headers, name, &value);
         }
         self.store("dlq.jobs.unnamed.unnamed".to_owned(), headers, found.payload).await?;
-        self.withdraw(sequence).await.map(|_| ())
+        self.delete(job::STREAM, sequence).await.map(|_| ())
     }
 
     /// Has a job run now that waits for its time: the same schedule, due at once. False where it waits no more.
     pub async fn hasten(&self, schedule: &str, place: &Place, id: &Token, now: DateTime<Utc>) -> Result<bool> {
-        let subject = format!("$JS.API.DIRECT.GET.{}.{schedule}", job::SCHEDULES);
-        let deadline = Instant::now() + ACK_WAIT;
-        let found = self.requester.request(subject.into(), None, Bytes::new(), deadline).await.map_err(away)?;
-        if found.status == Some(StatusCode::NOT_FOUND) {
-            return Ok(false);
-        }
-        let stored = found.headers.unwrap_or_default();
+        let Some((stored, body)) = self.read_schedule(schedule).await? else { return Ok(false) };
         let headers = copied(&stored, |name| !super::job::is_brokers(name) && name != header::ID);
+        let place = Place { lane: lane(&stored), ..place.clone() };
         let message_id = format!("{}@{}", place.message_id(id), now.timestamp_micros());
         // In its place, so that it fires once; unless it has fired in just this moment, which repeats an attempt.
-        self.put_off(schedule.to_owned(), place, id, now, &message_id, headers, found.payload).await.map(|_| true)
+        self.put_off(schedule.to_owned(), &place, id, now, &message_id, headers, body).await.map(|_| true)
     }
 
-    /// Deletes dead letters under a subject for good, up to a place.
+    /// Deletes dead letters under a subject for good, up to the last before which the consumer of the jobs service has taken all.
     pub async fn purge_letters(&self, subject: &str) -> Result<()> {
-        self.ask::<Value>(&format!("STREAM.PURGE.{}", job::DEAD_LETTERS), &json!({ "filter": subject })).await?;
+        let mut looks = 0..LETTERS_LOOKS_MAX;
+        let taken = loop {
+            let info = self.ask::<LettersInfo>(&format!("CONSUMER.INFO.{LETTERS_CONSUMER}"), &json!({})).await?;
+            // What can be seen already is about to be acknowledged.
+            if info.num_ack_pending == 0 || looks.next().is_none() {
+                break info.ack_floor.stream_seq;
+            }
+            sleep(LETTERS_LOOK_INTERVAL).await;
+        };
+        let which = json!({ "filter": subject, "seq": taken + 1 });
+        self.ask::<Value>(&format!("STREAM.PURGE.{}", job::DEAD_LETTERS), &which).await?;
         Ok(())
     }
 
@@ -653,12 +721,41 @@ pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
 
 /// Adds a header; one that cannot be sent is left out, since it must not keep its job.
 pub(super) fn append(headers: &mut HeaderMap, name: &str, value: &str) {
-    let line: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), line.parse::<HeaderValue>()) {
+    if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), line(value).parse::<HeaderValue>()) {
         headers.append(name, value);
     } else {
         tracing::error!(header = name.escape_debug().to_string(), "A header of a job cannot be sent.");
     }
+}
+
+/// Every header with every value, fit to be kept as text and sent again.
+pub(super) fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (String, String)> {
+    let all = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    all.map(|(name, value)| (name.to_string(), line(value.as_str())))
+}
+
+/// What can neither be sent nor kept by the database becomes a space.
+fn line(value: &str) -> String {
+    value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn found(stream: &'static str, headers: &HeaderMap) -> Result<Found> {
+    let place = stamped(headers, "Nats-Sequence").and_then(|place| place.parse::<u64>().ok());
+    let sequence = place.ok_or_else(|| unexpected("a message without a place"))?;
+    let own = copied(headers, |name| !super::job::is_brokers(name));
+    Ok(Found { stream, sequence, envelope: Envelope { lane: lane(headers), headers: pairs(&own).collect() } })
+}
+
+/// What the broker says of a message that it hands out: behind what the message says of itself, which anybody may have written.
+fn stamped<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get_all(name).last().map(HeaderValue::as_str)
+}
+
+/// Of a message as it is read from its stream: a schedule says where it goes.
+fn lane(stored: &HeaderMap) -> Lane {
+    let subject = ["Nats-Schedule-Target", "Nats-Subject"].into_iter().find_map(|name| stamped(stored, name));
+    let subject = subject.map(|subject| subject.replacen("due.", "jobs.", 1)).unwrap_or_default();
+    Place::parse(&subject).map_or(Lane::Normal, |place| place.lane)
 }
 
 /// The headers whose names are to be kept, with every value.

@@ -30,6 +30,7 @@ use super::leases::{Lease, Leases};
 use super::queue::{self, QueueHandle};
 use super::rate::Rate;
 use super::run::Work;
+use super::slots::Concurrency;
 use crate::{Clock, Database, Ids, Lifecycle, Metrics, Random, Result, StartError};
 
 /// Transitions that wait to be told; more make those who tell wait.
@@ -174,9 +175,15 @@ impl Engine {
         Workers::start(self.0.broker.client(), &self.0.life).await
     }
 
-    /// Runs a queue until the handle or the process stops; at most `concurrency` of its jobs at once here, and no more often
-    /// than `rate` says, over all instances. Its consumers must be there, or it waits for them.
-    pub fn run_queue(&self, queue: &str, concurrency: u32, rate: Option<Rate>, work: Arc<dyn Work>) -> QueueHandle {
+    /// Runs a queue until the handle or the process stops; at most `concurrency` of its jobs at once, and no more often than
+    /// `rate` says, over all instances. Its consumers must be there, or it waits for them.
+    pub fn run_queue(
+        &self,
+        queue: &str,
+        concurrency: Concurrency,
+        rate: Option<Rate>,
+        work: Arc<dyn Work>,
+    ) -> QueueHandle {
         queue::start(self, queue, concurrency, rate, work)
     }
 

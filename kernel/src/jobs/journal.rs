@@ -86,7 +86,13 @@ async fn collect(first: Entry, entries: &mut mpsc::Receiver<Entry>) -> Vec<Entry
 fn size(entry: &Entry) -> usize {
     let text = |json: &Option<subjects::free::v1::RawJson>| json.as_ref().map_or(0, |json| json.text.len());
     let transition = &entry.transition;
-    text(&transition.args) + text(&transition.result) + text(&transition.progress) + transition.error.len() + 300
+    let headers: usize = transition.headers.iter().map(|header| header.name.len() + header.value.len() + 30).sum();
+    text(&transition.args)
+        + text(&transition.result)
+        + text(&transition.progress)
+        + transition.error.len()
+        + headers
+        + 300
 }
 
 async fn store(

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::broker::append;
+use super::broker::{Envelope, append, pairs};
 use super::engine::Engine;
 use super::job::Job;
 use crate::{Database, Result};
@@ -213,6 +213,24 @@ impl Engine {
         }
     }
 
+    /// The job that waits for its concurrency key in a queue of this runner, as it is to be put back. `None` where none does.
+    pub async fn find_waiting(&self, place: &Place, id: &Token) -> Result<Option<Envelope>> {
+        let Some(database) = self.database() else { return Ok(None) };
+        let found = sqlx::query(
+            "SELECT lane, headers::text AS headers FROM job_waiting \
+             WHERE queue = $1 AND kind = $2 AND job_id = $3 AND dispatched_at IS NULL",
+        )
+        .bind(place.queue.to_string())
+        .bind(place.kind.to_string())
+        .bind(id.to_string())
+        .fetch_optional(database.pool())
+        .await?;
+        Ok(found.map(|row| Envelope {
+            lane: Lane::parse(row.get("lane")).unwrap_or_default(),
+            headers: serde_json::from_str(row.get("headers")).unwrap_or_default(),
+        }))
+    }
+
     /// Takes a job out that waits for its concurrency key in a queue of this runner. False where it does not.
     pub async fn withdraw_waiting(&self, place: &Place, id: &Token) -> Result<bool> {
         let Some(database) = self.database() else { return Ok(false) };
@@ -242,11 +260,7 @@ async fn forget(tx: &mut PgConnection, job: &Job) -> Result<()> {
 
 /// It waits; one that was there already keeps its place in the line.
 async fn keep(tx: &mut PgConnection, job: &Job, key: &str) -> Result<()> {
-    let headers: Vec<(&str, &str)> = job
-        .headers
-        .iter()
-        .flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())))
-        .collect();
+    let headers: Vec<(String, String)> = pairs(&job.headers).collect();
     sqlx::query(
         "INSERT INTO job_waiting \
              (queue, key, kind, job_id, created_at, lane, round, attempt, waits, expires_at, headers, body) \

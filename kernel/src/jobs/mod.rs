@@ -16,9 +16,10 @@ mod pull;
 mod queue;
 mod rate;
 mod run;
+mod slots;
 mod workers;
 
-pub use broker::{JobBroker, QueueState, Stored, Submission, Ticks};
+pub use broker::{Envelope, Found, JobBroker, QueueState, Stored, Submission, Ticks};
 pub use delegate::{Delegate, Workers};
 pub use engine::Engine;
 pub(crate) use engine::EngineParts;
@@ -26,4 +27,5 @@ pub use job::{Job, Patience};
 pub use queue::QueueHandle;
 pub use rate::Rate;
 pub use run::{Outcome, Run, Work};
+pub use slots::Concurrency;
 pub use workers::JobWorkers;

@@ -6,6 +6,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::Subject;
@@ -16,16 +17,16 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use subjects::free::v1::RawJson;
 use subjects::job::{self, Lane, Place, header};
-use subjects::jobs::v1::Transition;
 use subjects::jobs::v1::dead_letter::Reason;
 use subjects::jobs::v1::job::State;
+use subjects::jobs::v1::{Header, Priority, Transition};
 use subjects::subject::Token;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-use super::broker::{append, copied, rfc3339};
+use super::broker::{append, copied, pairs, rfc3339};
 use super::engine::{Engine, transition};
 use super::job::{Delivery, Job};
 use super::keys::Asked;
@@ -33,6 +34,7 @@ use super::leases::Lease;
 use super::pull::Pull;
 use super::rate::{Rate, Turns};
 use super::run::{Outcome, Run, Work};
+use super::slots::{Concurrency, Limit, Slots};
 use crate::telemetry::{self, Kind};
 use crate::{Context, Error};
 
@@ -89,7 +91,7 @@ impl Drop for QueueHandle {
 struct Runner {
     engine: Engine,
     queue: String,
-    concurrency: usize,
+    concurrency: Concurrency,
     rate: Option<Rate>,
     work: Arc<dyn Work>,
     stop: CancellationToken,
@@ -106,14 +108,14 @@ struct Held {
 pub(super) fn start(
     engine: &Engine,
     queue: &str,
-    concurrency: u32,
+    concurrency: Concurrency,
     rate: Option<Rate>,
     work: Arc<dyn Work>,
 ) -> QueueHandle {
     let stop = engine.life().stop_token().child_token();
     let runner = Runner {
         queue: queue.to_owned(),
-        concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX).max(1),
+        concurrency,
         rate,
         work,
         stop: stop.clone(),
@@ -127,28 +129,42 @@ pub(super) fn start(
 
 impl Runner {
     async fn run(self) {
-        let taken = self.concurrency.min(TAKEN_MAX);
+        let slots = self.slots();
+        let here = self.concurrency.here();
+        let (limit, limits) = watch::channel(if slots.is_some() { Limit::none() } else { Limit::always(here) });
+        let taken = here.min(TAKEN_MAX);
         let limited = self.rate.zip(self.engine.database());
         // What may begin, one by one, where that is limited: those that wait for their turn lie before it.
         let ready = if limited.is_some() { 1 } else { taken };
         let [(high, mut highs), (normal, mut normals), (low, mut lows)] = [(); 3].map(|()| mpsc::channel(ready));
         let taking = async {
             match limited {
-                None => self.take_all([high, normal, low]).await,
+                None => self.take_all([high, normal, low], &limits).await,
                 Some((rate, database)) => {
                     drop((high, low));
-                    self.take_in_turn(Turns::new(database, &self.queue, rate), rate, normal).await;
+                    self.take_in_turn(Turns::new(database, &self.queue, rate), rate, normal, &limits).await;
                 }
             }
         };
+        let at_work = AtomicUsize::new(0);
         let running = async {
             let mut running = FuturesUnordered::new();
             let mut closed = false;
+            let mut limits = limits.clone();
             loop {
+                at_work.store(running.len(), Ordering::Relaxed);
+                let allowed = limits.borrow().now();
                 tokio::select! {
                     biased;
                     Some(()) = running.next() => {}
-                    held = next(&mut highs, &mut normals, &mut lows), if running.len() < self.concurrency && !closed => {
+                    Ok(()) = limits.changed(), if !closed => {
+                        // Another runs the queue now, and may have what was taken and has not begun.
+                        let is_lost = limits.borrow_and_update().now() == 0;
+                        while is_lost && let Ok(held) = try_next(&mut highs, &mut normals, &mut lows) {
+                            self.give_back(&held).await;
+                        }
+                    }
+                    held = next(&mut highs, &mut normals, &mut lows), if running.len() < allowed && !closed => {
                         match held {
                             Some(held) if self.stop.is_cancelled() => self.give_back(&held).await,
                             Some(held) => running.push(self.handle(held)),
@@ -175,20 +191,44 @@ impl Runner {
             }
             std::future::pending::<()>().await;
         };
+        let limiting = async {
+            match &slots {
+                Some(slots) => slots.keep(&at_work, &limit, &self.stop).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             ((), ()) = async { tokio::join!(taking, running) } => {}
             () = interrupting => {}
+            () = limiting => {}
+        }
+        if let Some(slots) = &slots {
+            slots.give_back().await;
         }
     }
 
-    async fn take_all(&self, [high, normal, low]: [mpsc::Sender<Held>; 3]) {
+    /// Where the bound is that of all instances.
+    fn slots(&self) -> Option<Slots<'_>> {
+        let Concurrency::Everywhere(_) = self.concurrency else { return None };
+        let (queue, holder) = (self.queue.as_str(), self.engine.new_id());
+        let slots = |database| Slots { database, queue, concurrency: self.concurrency.here(), holder };
+        self.engine.database().map(slots)
+    }
+
+    async fn take_all(&self, [high, normal, low]: [mpsc::Sender<Held>; 3], limits: &watch::Receiver<Limit>) {
         let lanes = [(Lane::High, high), (Lane::Normal, normal), (Lane::Low, low)];
-        futures::future::join_all(lanes.map(|(lane, sender)| self.take(lane, sender))).await;
+        futures::future::join_all(lanes.map(|(lane, sender)| self.take(lane, sender, limits.clone()))).await;
     }
 
     /// Takes no more than have a turn soon, and lets each begin at its turn: the most urgent that is there by then.
-    async fn take_in_turn(&self, mut turns: Turns<'_>, rate: Rate, begins: mpsc::Sender<Held>) {
-        let taken = self.concurrency.min(usize::try_from(rate.at_once()).unwrap_or(TAKEN_MAX)).min(TAKEN_MAX);
+    async fn take_in_turn(
+        &self,
+        mut turns: Turns<'_>,
+        rate: Rate,
+        begins: mpsc::Sender<Held>,
+        limits: &watch::Receiver<Limit>,
+    ) {
+        let taken = self.concurrency.here().min(usize::try_from(rate.at_once()).unwrap_or(TAKEN_MAX)).min(TAKEN_MAX);
         let [(high, mut highs), (normal, mut normals), (low, mut lows)] = [(); 3].map(|()| mpsc::channel(taken));
         let beginning = async {
             let mut first = None;
@@ -223,15 +263,15 @@ impl Runner {
                 }
             }
         };
-        tokio::join!(self.take_all([high, normal, low]), beginning);
+        tokio::join!(self.take_all([high, normal, low], limits), beginning);
     }
 
     /// Takes jobs of one lane until it is stopped. While there are many it asks for the next before the last have come.
-    async fn take(&self, lane: Lane, sender: mpsc::Sender<Held>) {
+    async fn take(&self, lane: Lane, sender: mpsc::Sender<Held>, limits: watch::Receiver<Limit>) {
         let consumer = job::consumer(&self.queue, lane);
         let (many, is_many) = watch::channel(false);
-        let always = self.take_by(&consumer, &sender, &many, None);
-        let while_many = self.take_by(&consumer, &sender, &many, Some(is_many));
+        let always = self.take_by(&consumer, &sender, limits.clone(), &many, None);
+        let while_many = self.take_by(&consumer, &sender, limits, &many, Some(is_many));
         tokio::join!(always, while_many);
     }
 
@@ -240,11 +280,17 @@ impl Runner {
         &self,
         consumer: &str,
         sender: &mpsc::Sender<Held>,
+        mut limits: watch::Receiver<Limit>,
         many: &watch::Sender<bool>,
         mut while_many: Option<watch::Receiver<bool>>,
     ) {
         let mut pull = None;
         while !self.stop.is_cancelled() {
+            // What may not run here is left to who runs it.
+            let may_run = limits.wait_for(|limit| limit.now() > 0);
+            if !matches!(self.stop.run_until_cancelled(may_run).await, Some(Ok(_))) {
+                return;
+            }
             if let Some(is_many) = &mut while_many
                 && !matches!(self.stop.run_until_cancelled(is_many.wait_for(|many| *many)).await, Some(Ok(_)))
             {
@@ -449,6 +495,8 @@ impl Runner {
                 let mut cancelled = transition(&job, State::Cancelled, self.engine.now());
                 cancelled.started_at = started.map(Into::into);
                 cancelled.args = arguments(&job);
+                cancelled.headers = pairs(&job.headers).map(|(name, value)| Header { name, value }).collect();
+                cancelled.set_priority(priority(job.place.lane));
                 self.note_end(&job).await;
                 self.engine.settle(cancelled, held.lease, held.delivery.ack.clone()).await;
             }
@@ -620,10 +668,27 @@ async fn next(
     }
 }
 
+/// The next job that is there.
+fn try_next(
+    highs: &mut mpsc::Receiver<Held>,
+    normals: &mut mpsc::Receiver<Held>,
+    lows: &mut mpsc::Receiver<Held>,
+) -> Result<Held, mpsc::error::TryRecvError> {
+    highs.try_recv().or_else(|_| normals.try_recv()).or_else(|_| lows.try_recv())
+}
+
 /// Headers that a letter has anew, and those of no meaning for what is put back.
 fn is_told_by_letter(name: &str) -> bool {
     name.starts_with(header::DEAD_PREFIX)
         || [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT].contains(&name)
+}
+
+fn priority(lane: Lane) -> Priority {
+    match lane {
+        Lane::High => Priority::High,
+        Lane::Normal => Priority::Normal,
+        Lane::Low => Priority::Low,
+    }
 }
 
 fn arguments(job: &Job) -> Option<RawJson> {

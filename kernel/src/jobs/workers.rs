@@ -12,6 +12,7 @@ use super::job::Patience;
 use super::queue::QueueHandle;
 use super::rate::Rate;
 use super::run::{Outcome, Run, Work};
+use super::slots::Concurrency;
 use crate::StartError;
 
 type Handler<S> = dyn for<'a> Fn(&'a S, &'a Run) -> BoxFuture<'a, Outcome> + Send + Sync;
@@ -88,7 +89,7 @@ impl<S: Send + Sync + 'static> JobWorkers<S> {
             let concurrency = self.concurrency.get(queue).copied().unwrap_or(CONCURRENCY);
             engine.run_queue(
                 queue,
-                concurrency,
+                Concurrency::Here(concurrency),
                 self.rates.get(queue).copied(),
                 Arc::new(Queue { service: Arc::clone(service), kinds }),
             )

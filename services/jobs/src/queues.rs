@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kernel::jobs::{Patience, QueueHandle};
+use kernel::jobs::{Concurrency, Patience, QueueHandle};
 use kernel::{Lifecycle, Result};
 use subjects::job::{self, Lane};
 use subjects::subject::Token;
@@ -68,7 +68,11 @@ async fn reconcile(jobs: &Jobs, runners: &mut Runners) -> Result<()> {
             backoff_base_ms: settings.backoff_base_ms,
             backoff_max_ms: settings.backoff_max_ms,
         });
-        let runner = jobs.engine.run_queue(&queue, settings.concurrency, settings.rate, Arc::new(work));
+        let concurrency = match settings.is_exact {
+            true => Concurrency::Everywhere(settings.concurrency),
+            false => Concurrency::Here(settings.concurrency),
+        };
+        let runner = jobs.engine.run_queue(&queue, concurrency, settings.rate, Arc::new(work));
         tracing::info!(queue, concurrency = settings.concurrency, "A queue runs.");
         runners.insert(queue, (settings, runner));
     }

@@ -5,6 +5,7 @@
 //! account without other services; and the whole platform, where the jobs service runs the queue `diagnostics` and brings
 //! everything into the history meanwhile.
 
+mod outbox;
 mod platform;
 mod queue;
 mod runner;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use self::outbox::Outbox;
 use self::platform::Whole;
 use self::queue::{Pickup, Queue, Side};
 use super::bed::Bed;
@@ -35,7 +37,7 @@ pub(super) struct Load {
 }
 
 /// Sides of a round, in their order.
-const SIDES: usize = 10;
+const SIDES: usize = 11;
 
 pub(super) async fn measure(run: &Run, load: &Load) -> Result<()> {
     let bed = Bed::start(run, &["auth", "authz", "identity", "jobs", "gateway"]).await?;
@@ -48,6 +50,7 @@ pub(super) async fn measure(run: &Run, load: &Load) -> Result<()> {
     let raw = Queue::open(url, account, "raw", RAW_PENDING_MAX).await?;
     let ours = Queue::open(url, account, runner::QUEUE, load.concurrency).await?;
     let runner = runner::start(&bed, account, load.concurrency).await?;
+    let outbox = Outbox::open(&bed, account).await?;
     let whole = Whole::open(&bed).await?;
     let broker = bed.pids(&[])?;
     let with = |pid: u32| broker.iter().copied().chain([pid]).collect::<Vec<_>>();
@@ -76,17 +79,30 @@ pub(super) async fn measure(run: &Run, load: &Load) -> Result<()> {
         let drain = measured(&running, ours.run_all()).await.context("jobs run")?;
         let begun = pickup(ours.pickup(Pickup::Run, duration, load.rate).await.context("pickup")?);
 
+        let enqueued = outbox.enqueue(duration).await.context("the outbox")?;
         let submit = whole.submit(duration).await.context("Submit")?;
         let batches = whole.submit_batches(duration).await.context("SubmitBatch")?;
         let (all, history_s) = whole.drain().await.context("the jobs service")?;
         if !warming {
-            let round = [raw_publish, raw_batches, raw_drain, raw_pickup, publish, drain, begun, submit, batches, all];
+            let round = [
+                raw_publish,
+                raw_batches,
+                raw_drain,
+                raw_pickup,
+                publish,
+                drain,
+                begun,
+                enqueued,
+                submit,
+                batches,
+                all,
+            ];
             rounds.iter_mut().zip(round).for_each(|(rounds, round)| rounds.push(round));
             recorded.push(history_s);
         }
     }
 
-    let [raw_publish, raw_batches, raw_drain, raw_pickup, publish, drain, begun, submit, batches, all] =
+    let [raw_publish, raw_batches, raw_drain, raw_pickup, publish, drain, begun, enqueued, submit, batches, all] =
         rounds.map(|rounds| report::medians(&rounds));
     report::heading_of(
         &format!(
@@ -103,16 +119,19 @@ pub(super) async fn measure(run: &Run, load: &Load) -> Result<()> {
     report::line("Submit over HTTP, whole platform", submit, raw_publish);
     report::line("floor: raw batches of 1000", raw_batches, raw_batches);
     report::line("SubmitBatch of 1000, whole platform", batches, raw_batches);
+    report::line("an outbox, 4 x 1000 a transaction", enqueued, raw_batches);
     report::line("floor: raw consume and acknowledge", raw_drain, raw_drain);
     report::line(&format!("jobs run, {} at once", load.concurrency), drain, raw_drain);
     report::line("the jobs service, history beside it", all, raw_drain);
     report::line(&format!("floor: raw pickup at {}/s", load.rate), raw_pickup, raw_pickup);
     report::line(&format!("job begun at {}/s", load.rate), begun, raw_pickup);
     report::say(&format!(
-        "CPU of what concerns the whole platform is that of gateway, jobs, nats-server and PostgreSQL. The history was whole \
+        "CPU of what concerns the whole platform is that of gateway, jobs, nats-server and PostgreSQL; of the outbox, of this \
+         process, nats-server and PostgreSQL, until all is in the work queue, and its p50 and p99 are those of a transaction. The history was whole \
          {:.2} s after the last of its jobs had ended.",
         report::median(recorded)
     ));
+    outbox.stop().await?;
     runner.stop().await?;
     bed.stop().await
 }

@@ -211,6 +211,24 @@ impl Queue {
         Ok(Side { count: jobs, took: start.elapsed(), lags_us: Vec::new() })
     }
 
+    /// How many jobs wait to be taken.
+    pub(super) async fn waiting(&self) -> Result<u64> {
+        Ok(self.info().await?.num_pending)
+    }
+
+    /// Waits until so many jobs wait.
+    pub(super) async fn filled(&self, count: u64) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let waiting = self.waiting().await?;
+            if waiting >= count {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < WITHIN, "{waiting} of {count} jobs are in the queue");
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
     /// Waits until nothing waits and all is acknowledged.
     pub(super) async fn drained(&self) -> Result<()> {
         let start = Instant::now();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use kernel::jobs::{Engine, Outcome, Patience, QueueHandle, Run, Work};
+use kernel::jobs::{Concurrency, Engine, Outcome, Patience, QueueHandle, Run, Work};
 use kernel::settings::NoSettings;
 use kernel::{Lifecycle, Parts, Service, StartError};
 use subjects::{ServiceContract, job};
@@ -75,7 +75,7 @@ impl Service for BenchRunner {
         let engine: Engine = parts.jobs.ok_or_else(|| StartError::new("a service with jobs has an engine"))?;
         let concurrency = std::env::var(CONCURRENCY).ok().and_then(|text| text.parse().ok());
         let concurrency = concurrency.ok_or_else(|| StartError::new("how many jobs run at once is not said"))?;
-        Ok(Self { _queue: engine.run_queue(QUEUE, concurrency, None, Arc::new(Noop)) })
+        Ok(Self { _queue: engine.run_queue(QUEUE, Concurrency::Here(concurrency), None, Arc::new(Noop)) })
     }
 
     async fn run(self: Arc<Self>, life: Lifecycle) -> Result<(), StartError> {

@@ -106,14 +106,20 @@ pub struct Job {
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
     pub cancel_requested: bool,
+    pub cancel_requested_at: Option<DateTime<Utc>>,
     pub sequence: Option<u64>,
 }
 
 impl Job {
-    /// Where it belongs. None where no subject can name it.
+    /// Where it belongs, however urgent it is. None where no subject can name it.
     pub fn place(&self) -> Option<(Place, Token)> {
         let (queue, kind, id) = (Token::parse(&self.queue)?, Token::parse(&self.kind)?, Token::parse(&self.id)?);
         Some((Place { queue, kind, lane: Lane::Normal }, id))
+    }
+
+    /// What tells it from others: queue, kind and id.
+    pub fn key(&self) -> (&str, &str, &str) {
+        (&self.queue, &self.kind, &self.id)
     }
 }
 
@@ -177,6 +183,7 @@ pub struct DeadLetter {
     pub round: u32,
     pub reason: Reason,
     pub error: String,
+    pub lane: Lane,
     pub headers: Vec<(String, String)>,
     pub body: Bytes,
     pub attempt: u32,

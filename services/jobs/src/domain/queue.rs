@@ -17,8 +17,11 @@ const BURST_MAX: u32 = 10_000;
 /// What can be said of a queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueueSettings {
-    /// Jobs that are out at once, over all instances, in each lane.
+    /// Jobs that run at once.
     pub concurrency: u32,
+    /// Whether that was asked for: then over all instances and lanes together. What a queue has without having been asked is for
+    /// each lane by itself, so that nothing but the broker has to be asked for such a queue.
+    pub is_exact: bool,
     /// The first pause before another attempt.
     pub backoff_base_ms: u32,
     /// The longest pause.
@@ -35,6 +38,7 @@ impl Default for QueueSettings {
     fn default() -> Self {
         Self {
             concurrency: 50,
+            is_exact: false,
             backoff_base_ms: 1_000,
             backoff_max_ms: 300_000,
             max_attempts: 10,
@@ -60,6 +64,7 @@ impl QueueSettings {
         let day = job::DURATION_MS_MAX;
         let settings = Self {
             concurrency: value("/concurrency", given.concurrency, default.concurrency, CONCURRENCY_MAX),
+            is_exact: given.concurrency > 0,
             backoff_base_ms: value("/backoffBaseMs", given.backoff_base_ms, default.backoff_base_ms, day),
             backoff_max_ms: value("/backoffMaxMs", given.backoff_max_ms, default.backoff_max_ms, day),
             max_attempts: value("/maxAttempts", given.max_attempts, default.max_attempts, job::ATTEMPTS_MAX),
@@ -95,6 +100,7 @@ mod tests {
     fn what_is_left_out_gets_its_default_and_what_is_out_of_range_is_named() {
         let none = QueueSettings {
             concurrency: 0,
+            is_exact: false,
             backoff_base_ms: 0,
             backoff_max_ms: 0,
             max_attempts: 0,
@@ -102,6 +108,9 @@ mod tests {
             rate: None,
         };
         assert_eq!(QueueSettings::parse(&none).unwrap(), QueueSettings::default());
+
+        let asked = QueueSettings::parse(&QueueSettings { concurrency: 50, ..none }).unwrap();
+        assert!(asked.is_exact);
 
         let wrong = QueueSettings { concurrency: 10_001, max_attempts: 1_001, ..QueueSettings::default() };
         let pointers: Vec<_> =

@@ -2,12 +2,10 @@
 //!
 //! Safe to run twice: a letter is known by its job and round.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use kernel::{Message, Result, Transaction};
-use subjects::job::header;
+use subjects::job::{Lane, Place, header};
 use subjects::jobs::v1::JobDeadLettered;
 
 use crate::Jobs;
@@ -40,7 +38,7 @@ fn read(message: &Message, now: DateTime<Utc>) -> DeadLetter {
     let text = |name: &str| message.header(name).unwrap_or_default().to_owned();
     let number = |name: &str| text(name).parse().unwrap_or_default();
     let time = |name: &str| DateTime::parse_from_rfc3339(&text(name)).map_or(now, |time| time.to_utc());
-    let own: BTreeMap<String, String> = message
+    let own: Vec<(String, String)> = message
         .headers()
         .filter(|(name, _)| !name.starts_with(header::DEAD_PREFIX) && !name.to_ascii_lowercase().starts_with("nats-"))
         .filter(|(name, _)| *name != header::CREATED_AT)
@@ -54,7 +52,8 @@ fn read(message: &Message, now: DateTime<Utc>) -> DeadLetter {
         round: number(header::DEAD_ROUND),
         reason: Reason::parse(&text(header::REASON)).unwrap_or(Reason::Undecodable),
         error: text(header::ERROR),
-        headers: own.into_iter().collect(),
+        lane: Place::parse(&text(header::ORIGINAL_SUBJECT)).map_or(Lane::Normal, |place| place.lane),
+        headers: own,
         body: Bytes::copy_from_slice(message.payload()),
         attempt: number(header::ATTEMPTS),
         max_attempts: number(header::ATTEMPTS_ALLOWED),

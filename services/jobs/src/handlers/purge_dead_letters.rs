@@ -1,4 +1,5 @@
-//! Dead letters are deleted for good, here and in their stream.
+//! Dead letters are deleted for good, here and in their stream: there up to the last that is kept here, so that one which comes in
+//! just this moment is not lost before anybody could see it.
 
 use kernel::{Context, FieldError, Result};
 use serde_json::json;

@@ -21,6 +21,7 @@ pub(crate) async fn put_queue(jobs: &Jobs, cx: &Context, request: PutQueueReques
     }
     let given = QueueSettings {
         concurrency: request.concurrency,
+        is_exact: false,
         backoff_base_ms: request.backoff_base_ms,
         backoff_max_ms: request.backoff_max_ms,
         max_attempts: request.max_attempts,

@@ -5,10 +5,12 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use kernel::jobs::Envelope;
 use kernel::{Message, Result, Transaction};
 use subjects::Timestamp;
 use subjects::free::v1::RawJson;
-use subjects::jobs::v1::{JobCancelled, JobLog, Transition};
+use subjects::job::Lane;
+use subjects::jobs::v1::{JobCancelled, JobLog, Priority, Transition};
 
 use super::cancel_job::enforce_cancellation;
 use super::take_ticks::release_queued;
@@ -45,6 +47,17 @@ pub(crate) async fn record_transitions(jobs: &Jobs, tx: &mut Transaction, messag
     if !errors.is_empty() {
         storage::insert_errors(tx, &dedup(errors)).await?;
     }
+    for told in &told {
+        if let Some(envelope) = &told.envelope {
+            let key = (told.queue.as_str(), told.kind.as_str(), told.id.as_str());
+            storage::keep_envelope(tx, key, told.round, envelope).await?;
+        }
+    }
+    let put_back: Vec<_> = told.iter().filter(|told| told.round > 0).collect();
+    if !put_back.is_empty() {
+        let rounds: Vec<_> = put_back.iter().map(|t| (&*t.queue, &*t.kind, &*t.id, t.round)).collect();
+        storage::mark_overtaken(tx, &rounds, jobs.clock.now()).await?;
+    }
     let ended: Vec<String> = changed.iter().filter(|job| job.state.has_ended()).map(|job| job.id.clone()).collect();
     for job in changed {
         if job.state == State::Cancelled {
@@ -71,6 +84,13 @@ fn to_told(transition: Transition) -> Option<Told> {
     let state = State::from_wire(transition.state())?;
     let time = |time: Option<Timestamp>| time.and_then(|time| DateTime::<Utc>::try_from(time).ok());
     let text = |json: Option<RawJson>| json.map(|json| json.text);
+    let lane = match transition.priority() {
+        Priority::Unspecified => None,
+        Priority::High => Some(Lane::High),
+        Priority::Normal => Some(Lane::Normal),
+        Priority::Low => Some(Lane::Low),
+    };
+    let headers = transition.headers.into_iter().map(|header| (header.name, header.value)).collect();
     let at = time(transition.at)?;
     Some(Told {
         rank: rank(transition.round, transition.attempt, transition.waits, state),
@@ -86,6 +106,7 @@ fn to_told(transition: Transition) -> Option<Told> {
         progress: text(transition.progress),
         result: text(transition.result),
         error: transition.error,
+        envelope: lane.map(|lane| Envelope { lane, headers }),
         queue: transition.queue,
         kind: transition.kind,
         id: transition.job_id,

@@ -4,11 +4,11 @@ use chrono::{DateTime, Utc};
 use kernel::jobs::Submission;
 use kernel::{Context, Result, Transaction};
 use serde_json::json;
-use subjects::job::{Lane, Place};
+use subjects::job::Place;
 use subjects::jobs::v1::{Job as WireJob, ReplayDeadLetterRequest};
 use subjects::subject::Token;
 
-use super::wire::{find_letter, job_to_wire, record};
+use super::wire::{find_job, find_letter, job_to_wire, record};
 use crate::Jobs;
 use crate::domain::{DeadLetter, Job};
 use crate::error::JobsError;
@@ -17,7 +17,10 @@ use crate::storage::{self, NewJob};
 pub(crate) async fn replay_dead_letter(jobs: &Jobs, cx: &Context, request: ReplayDeadLetterRequest) -> Result<WireJob> {
     let mut tx = jobs.database.begin(cx).await?;
     let letter = find_letter(&mut tx, &request.job_id, request.queue, request.kind).await?;
-    let job = put_back_letter(jobs, &mut tx, &letter, cx.now(), cx.now()).await?;
+    let job = match put_back_letter(jobs, &mut tx, &letter, cx.now(), cx.now()).await? {
+        Some(job) => job,
+        None => find_job(&mut tx, &letter.id, letter.queue.clone(), letter.kind.clone()).await?,
+    };
     let details = json!({ "queue": letter.queue, "kind": letter.kind, "reason": letter.reason.as_str() });
     record(&mut tx, "jobs.dead_letter.replayed", "job", &letter.id, details).await?;
     let errors = storage::list_errors(&mut tx, &job).await?;
@@ -25,18 +28,21 @@ pub(crate) async fn replay_dead_letter(jobs: &Jobs, cx: &Context, request: Repla
     Ok(job_to_wire(job, errors))
 }
 
-/// Through a schedule, since the broker would swallow a second message with the job's own id for two minutes. Repeated after an
-/// unknown outcome it is the same schedule, as the round is the same.
+/// Through a schedule, since the broker would swallow a second message with the job's own id for two minutes.
+///
+/// It is stored there before the transaction is committed, so that a letter which counts as put back was. Where the process dies in
+/// between, or nobody knows, it is put back again: as long as it waits that is the same schedule, as the round is the same, and
+/// once its runner has told of that round `None` is given, and nothing but the letter is noted.
 pub(super) async fn put_back_letter(
     jobs: &Jobs,
     tx: &mut Transaction,
     letter: &DeadLetter,
     now: DateTime<Utc>,
     run_at: DateTime<Utc>,
-) -> Result<Job> {
+) -> Result<Option<Job>> {
     let token =
         |text: &str| Token::parse(text).ok_or(JobsError::NotRetryable("without a name that a subject can have"));
-    let place = Place { queue: token(&letter.queue)?, kind: token(&letter.kind)?, lane: Lane::Normal };
+    let place = Place { queue: token(&letter.queue)?, kind: token(&letter.kind)?, lane: letter.lane };
     let submission = Submission {
         place,
         id: token(&letter.id)?,
@@ -55,8 +61,8 @@ pub(super) async fn put_back_letter(
         run_at: (run_at > now).then_some(run_at),
     };
     storage::mark_replayed(tx, letter, now).await?;
-    let job = storage::put_back(tx, &row, round, letter.created_at).await?;
+    let Some(job) = storage::put_back(tx, &row, round, letter.created_at).await? else { return Ok(None) };
     jobs.engine.broker().put_back(&submission, round, letter.created_at, run_at).await?;
     jobs.queues.notify_one();
-    Ok(job)
+    Ok(Some(job))
 }

@@ -1,10 +1,10 @@
 //! A job is run now: without the rest of its pause, or from its first attempt on.
 
 use bytes::Bytes;
-use kernel::jobs::Submission;
+use kernel::jobs::{Envelope, Submission};
 use kernel::{Context, Result};
 use serde_json::json;
-use subjects::job;
+use subjects::job::{self, Place};
 use subjects::jobs::v1::{Job as WireJob, RetryJobRequest};
 
 use super::replay_dead_letter::put_back_letter;
@@ -34,13 +34,14 @@ pub(crate) async fn retry_job(jobs: &Jobs, cx: &Context, request: RetryJobReques
         }
         State::DeadLetter => {
             let letter = find_letter(&mut tx, &found.id, found.queue.clone(), found.kind.clone()).await?;
-            put_back_letter(jobs, &mut tx, &letter, now, now).await?
+            put_back_letter(jobs, &mut tx, &letter, now, now).await?.unwrap_or(found)
         }
         State::Cancelled => {
             let args = found.args.clone().unwrap_or_default();
             let round = found.round + 1;
-            let submission =
-                Submission { place, id, arguments: Bytes::from(args.clone()), run_at: None, headers: Vec::new() };
+            let Envelope { lane, headers } = storage::find_envelope(&mut tx, &found).await?;
+            let place = Place { lane, ..place };
+            let submission = Submission { place, id, arguments: Bytes::from(args.clone()), run_at: None, headers };
             let row = NewJob {
                 queue: found.queue.clone(),
                 kind: found.kind.clone(),
@@ -51,7 +52,8 @@ pub(crate) async fn retry_job(jobs: &Jobs, cx: &Context, request: RetryJobReques
             };
             let job = storage::put_back(&mut tx, &row, round, found.created_at).await?;
             jobs.engine.broker().put_back(&submission, round, found.created_at, now).await?;
-            job
+            jobs.queues.notify_one();
+            job.unwrap_or(found)
         }
         other => return Err(JobsError::NotRetryable(other.as_str()).into()),
     };

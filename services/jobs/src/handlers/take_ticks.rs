@@ -50,11 +50,15 @@ async fn take(jobs: &Jobs, tx: &mut Transaction, schedule_id: &str, firing: Firi
     let due_at = firing.due_at;
     let Some(timing) = schedule.timing().filter(|timing| schedule.counts(timing, due_at)) else { return Ok(None) };
     let Some(id) = schedule.job_id(due_at) else { return Ok(None) };
+    // It goes first, also where the others have just ended.
+    let one_waits = schedule.plan.overlap == Overlap::QueueOne && schedule.queued_at.is_some();
     let outcome = if schedule.is_missed(&timing, firing) {
         Outcome::Missed
+    } else if one_waits {
+        Outcome::Overlapped
     } else if schedule.plan.overlap == Overlap::Allow || storage::count_open(tx, &schedule).await? == 0 {
         Outcome::Started
-    } else if schedule.plan.overlap == Overlap::QueueOne && schedule.queued_at.is_none() {
+    } else if schedule.plan.overlap == Overlap::QueueOne {
         Outcome::Queued
     } else {
         Outcome::Overlapped
@@ -80,7 +84,8 @@ pub(crate) async fn release_queued(jobs: &Jobs, tx: &mut Transaction, ended: Opt
     let mut noted = Vec::new();
     for schedule_id in storage::list_queued(tx, ended).await? {
         let Some(schedule) = storage::find_schedule(tx, &schedule_id).await? else { continue };
-        let Some(due_at) = schedule.queued_at else { continue };
+        // One that is held is looked at again when it goes on.
+        let Some(due_at) = schedule.queued_at.filter(|_| !schedule.paused) else { continue };
         if storage::count_open(tx, &schedule).await? > 0 {
             continue;
         }

@@ -1,4 +1,5 @@
-//! A schedule is changed, held, or goes on. Times of the past never count for what it is from now on.
+//! A schedule is changed, held, or goes on. Times of the past never count for what it is from now on, but one that counted and
+//! waits for others to end goes on waiting while its schedule is held.
 
 use chrono::{DateTime, Utc};
 use kernel::{Context, Result};
@@ -21,6 +22,7 @@ pub(crate) async fn update_schedule(
     let plan = schedule.plan.clone().changed(request, cx.now()).map_err(JobsError::Invalid)?;
     if (&plan.cron, &plan.time_zone) != (&schedule.plan.cron, &schedule.plan.time_zone) {
         begin_anew(&mut schedule, cx.now());
+        schedule.queued_at = None;
     }
     schedule.plan = plan;
     schedule.updated_at = cx.now();
@@ -56,5 +58,4 @@ pub(crate) async fn hold_schedule(jobs: &Jobs, cx: &Context, id: &str, paused: b
 fn begin_anew(schedule: &mut Schedule, now: DateTime<Utc>) {
     schedule.active_since = now;
     schedule.planned_until = now;
-    schedule.queued_at = None;
 }

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use kernel::jobs::Envelope;
 use sqlx::PgConnection;
+use sqlx::types::Json;
+use subjects::job::Lane;
 
 use super::{number, unexpected, unsigned};
 use crate::domain::{Job, JobError, State, rank};
@@ -55,6 +58,8 @@ pub(crate) struct Told {
     pub progress: Option<String>,
     pub result: Option<String>,
     pub error: String,
+    /// Of one that was cancelled while it ran.
+    pub envelope: Option<Envelope>,
 }
 
 struct JobRow {
@@ -75,6 +80,7 @@ struct JobRow {
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
     cancel_requested: bool,
+    cancel_requested_at: Option<DateTime<Utc>>,
     sequence: Option<i64>,
 }
 
@@ -100,6 +106,7 @@ impl TryFrom<JobRow> for Job {
             started_at: row.started_at,
             finished_at: row.finished_at,
             cancel_requested: row.cancel_requested,
+            cancel_requested_at: row.cancel_requested_at,
             sequence: row.sequence.and_then(|sequence| u64::try_from(sequence).ok()),
         })
     }
@@ -253,7 +260,7 @@ pub(crate) async fn apply(connection: &mut PgConnection, told: &[Told]) -> Resul
         -- Ids made of places in the stream begin anew when its store was lost.
         WHERE excluded.rank > known.rank OR (excluded.id LIKE 'JOBS-%' AND excluded.created_at > known.created_at)
         RETURNING number, queue, kind, id, state, rank, round, attempt, max_attempts, args, progress, result, created_at,
-                  run_at, started_at, finished_at, cancel_requested, sequence
+                  run_at, started_at, finished_at, cancel_requested, cancel_requested_at, sequence
         "#,
         &texts(|told| &told.queue),
         &texts(|told| &told.kind),
@@ -313,7 +320,7 @@ pub(crate) async fn find_jobs(
     let rows = sqlx::query_as!(
         JobRow,
         "SELECT number, queue, kind, id, state, rank, round, attempt, max_attempts, args, progress, result, created_at, run_at, \
-         started_at, finished_at, cancel_requested, sequence FROM jobs.jobs \
+         started_at, finished_at, cancel_requested, cancel_requested_at, sequence FROM jobs.jobs \
          WHERE id = $1 AND ($2::text IS NULL OR queue = $2) AND ($3::text IS NULL OR kind = $3) \
          ORDER BY queue, kind LIMIT 20 FOR UPDATE",
         id,
@@ -336,7 +343,7 @@ pub(crate) async fn list_jobs(
     let rows = sqlx::query_as!(
         JobRow,
         "SELECT number, queue, kind, id, state, rank, round, attempt, max_attempts, NULL::text AS args, progress, \
-         NULL::text AS result, created_at, run_at, started_at, finished_at, cancel_requested, sequence FROM jobs.jobs \
+         NULL::text AS result, created_at, run_at, started_at, finished_at, cancel_requested, cancel_requested_at, sequence FROM jobs.jobs \
          WHERE ($1::bigint IS NULL OR number < $1) AND ($2::text IS NULL OR state = $2) \
          AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR kind = $4) \
          ORDER BY number DESC LIMIT $5",
@@ -376,11 +383,56 @@ pub(crate) async fn list_kinds(connection: &mut PgConnection) -> Result<Vec<(Str
 }
 
 /// Notes that a job is to be cancelled.
-pub(crate) async fn request_cancellation(connection: &mut PgConnection, job: &Job) -> Result<(), sqlx::Error> {
-    sqlx::query!("UPDATE jobs.jobs SET cancel_requested = true WHERE number = $1", job.number)
-        .execute(connection)
-        .await?;
+pub(crate) async fn request_cancellation(
+    connection: &mut PgConnection,
+    job: &Job,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE jobs.jobs SET cancel_requested = true, \
+         cancel_requested_at = CASE WHEN cancel_requested THEN coalesce(cancel_requested_at, $2) ELSE $2 END \
+         WHERE number = $1",
+        job.number,
+        now,
+    )
+    .execute(connection)
+    .await?;
     Ok(())
+}
+
+/// Keeps what a job was stored with, for when it is put back: its message goes, or is gone. Not of another round than it is in.
+pub(crate) async fn keep_envelope(
+    connection: &mut PgConnection,
+    (queue, kind, id): (&str, &str, &str),
+    round: u32,
+    envelope: &Envelope,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE jobs.jobs SET headers = $5, lane = $6 WHERE queue = $1 AND kind = $2 AND id = $3 AND round = $4",
+        queue,
+        kind,
+        id,
+        number(round),
+        Json(&envelope.headers) as Json<&Vec<(String, String)>>,
+        envelope.lane.name(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What was kept of a job; nothing where its runner never told.
+pub(crate) async fn find_envelope(connection: &mut PgConnection, job: &Job) -> Result<Envelope, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT headers AS "headers: Json<Vec<(String, String)>>", lane FROM jobs.jobs WHERE number = $1"#,
+        job.number,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Envelope {
+        lane: row.lane.as_deref().and_then(Lane::parse).unwrap_or_default(),
+        headers: row.headers.map(|headers| headers.0).unwrap_or_default(),
+    })
 }
 
 /// Notes that a job is cancelled that did not run.
@@ -408,7 +460,7 @@ pub(crate) async fn list_to_cancel(connection: &mut PgConnection) -> Result<Vec<
     let rows = sqlx::query_as!(
         JobRow,
         "SELECT number, queue, kind, id, state, rank, round, attempt, max_attempts, NULL::text AS args, progress, \
-         NULL::text AS result, created_at, run_at, started_at, finished_at, cancel_requested, sequence FROM jobs.jobs \
+         NULL::text AS result, created_at, run_at, started_at, finished_at, cancel_requested, cancel_requested_at, sequence FROM jobs.jobs \
          WHERE cancel_requested AND finished_at IS NULL ORDER BY number LIMIT $1 FOR UPDATE SKIP LOCKED",
         TO_CANCEL_MAX,
     )
@@ -417,13 +469,13 @@ pub(crate) async fn list_to_cancel(connection: &mut PgConnection) -> Result<Vec<
     to_jobs(rows)
 }
 
-/// A job begins anew, in the next round.
+/// A job begins anew, in the next round. `None` where it has come as far already.
 pub(crate) async fn put_back(
     connection: &mut PgConnection,
     job: &NewJob,
     round: u32,
     created_at: DateTime<Utc>,
-) -> Result<Job, sqlx::Error> {
+) -> Result<Option<Job>, sqlx::Error> {
     let row = sqlx::query_as!(
         JobRow,
         "INSERT INTO jobs.jobs AS known \
@@ -431,9 +483,10 @@ pub(crate) async fn put_back(
          VALUES ($1, $2, $3, 'PENDING', $4, $5, 0, $6, $7, $8, $9) \
          ON CONFLICT (queue, kind, id) DO UPDATE SET state = 'PENDING', rank = excluded.rank, round = excluded.round, \
          attempt = 0, progress = NULL, result = NULL, run_at = excluded.run_at, started_at = NULL, finished_at = NULL, \
-         cancel_requested = false, sequence = NULL \
+         cancel_requested = false, cancel_requested_at = NULL, sequence = NULL, headers = NULL, lane = NULL \
+         WHERE known.rank < excluded.rank \
          RETURNING number, queue, kind, id, state, rank, round, attempt, max_attempts, args, progress, result, created_at, \
-         run_at, started_at, finished_at, cancel_requested, sequence",
+         run_at, started_at, finished_at, cancel_requested, cancel_requested_at, sequence",
         job.queue,
         job.kind,
         job.id,
@@ -444,9 +497,9 @@ pub(crate) async fn put_back(
         created_at,
         job.run_at,
     )
-    .fetch_one(connection)
+    .fetch_optional(connection)
     .await?;
-    row.try_into()
+    row.map(Job::try_from).transpose()
 }
 
 /// Deletes jobs that ended before a time, some at once.

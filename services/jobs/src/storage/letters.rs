@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use sqlx::types::Json;
+use subjects::job::Lane;
 
 use super::{number, unexpected, unsigned};
 use crate::domain::{DeadLetter, Reason};
@@ -28,12 +30,30 @@ struct LetterRow {
     round: i32,
     reason: String,
     error: String,
-    headers: Json<BTreeMap<String, String>>,
+    lane: String,
+    headers: Json<Headers>,
     body: Vec<u8>,
     attempt: i32,
     max_attempts: i32,
     created_at: DateTime<Utc>,
     failed_at: DateTime<Utc>,
+}
+
+/// Pairs in their order; an object in what earlier versions wrote.
+#[derive(Deserialize, Serialize)]
+#[serde(untagged)]
+enum Headers {
+    Pairs(Vec<(String, String)>),
+    Object(BTreeMap<String, String>),
+}
+
+impl From<Headers> for Vec<(String, String)> {
+    fn from(headers: Headers) -> Self {
+        match headers {
+            Headers::Pairs(pairs) => pairs,
+            Headers::Object(object) => object.into_iter().collect(),
+        }
+    }
 }
 
 impl TryFrom<LetterRow> for DeadLetter {
@@ -48,7 +68,8 @@ impl TryFrom<LetterRow> for DeadLetter {
             round: unsigned(row.round),
             reason: Reason::parse(&row.reason).ok_or_else(|| unexpected("jobs.dead_letters.reason"))?,
             error: row.error,
-            headers: row.headers.0.into_iter().collect(),
+            lane: Lane::parse(&row.lane).ok_or_else(|| unexpected("jobs.dead_letters.lane"))?,
+            headers: row.headers.0.into(),
             body: Bytes::from(row.body),
             attempt: unsigned(row.attempt),
             max_attempts: unsigned(row.max_attempts),
@@ -64,18 +85,19 @@ fn to_letters(rows: Vec<LetterRow>) -> Result<Vec<DeadLetter>, sqlx::Error> {
 
 /// Keeps a letter; false where it is known.
 pub(crate) async fn insert_letter(connection: &mut PgConnection, letter: &DeadLetter) -> Result<bool, sqlx::Error> {
-    let headers: BTreeMap<String, String> = letter.headers.iter().cloned().collect();
+    let headers = Headers::Pairs(letter.headers.clone());
     let inserted = sqlx::query!(
         "INSERT INTO jobs.dead_letters \
-         (queue, kind, id, round, reason, error, headers, body, attempt, max_attempts, created_at, failed_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT ON CONSTRAINT dead_letters_job_key DO NOTHING",
+         (queue, kind, id, round, reason, error, lane, headers, body, attempt, max_attempts, created_at, failed_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT ON CONSTRAINT dead_letters_job_key DO NOTHING",
         letter.queue,
         letter.kind,
         letter.id,
         number(letter.round),
         letter.reason.as_str(),
         letter.error,
-        Json(headers) as Json<BTreeMap<String, String>>,
+        letter.lane.name(),
+        Json(headers) as Json<Headers>,
         letter.body.as_ref(),
         number(letter.attempt),
         number(letter.max_attempts),
@@ -98,7 +120,7 @@ pub(crate) async fn list_letters(
     let rows = sqlx::query_as!(
         LetterRow,
         r#"
-        SELECT number, queue, kind, id, round, reason, error, '{}'::jsonb AS "headers!: Json<BTreeMap<String, String>>",
+        SELECT number, queue, kind, id, round, reason, error, lane, '[]'::jsonb AS "headers!: Json<Headers>",
                ''::bytea AS "body!", attempt, max_attempts, created_at, failed_at
         FROM jobs.dead_letters
         WHERE replayed_at IS NULL AND ($1::bigint IS NULL OR number < $1) AND ($2::text IS NULL OR queue = $2)
@@ -126,7 +148,7 @@ pub(crate) async fn find_letters(
     let rows = sqlx::query_as!(
         LetterRow,
         r#"
-        SELECT number, queue, kind, id, round, reason, error, headers AS "headers: Json<BTreeMap<String, String>>", body,
+        SELECT number, queue, kind, id, round, reason, error, lane, headers AS "headers: Json<Headers>", body,
                attempt, max_attempts, created_at, failed_at
         FROM jobs.dead_letters
         WHERE replayed_at IS NULL AND id = $1 AND ($2::text IS NULL OR queue = $2) AND ($3::text IS NULL OR kind = $3)
@@ -153,7 +175,7 @@ pub(crate) async fn list_oldest_letters(
     let rows = sqlx::query_as!(
         LetterRow,
         r#"
-        SELECT number, queue, kind, id, round, reason, error, headers AS "headers: Json<BTreeMap<String, String>>", body,
+        SELECT number, queue, kind, id, round, reason, error, lane, headers AS "headers: Json<Headers>", body,
                attempt, max_attempts, created_at, failed_at
         FROM jobs.dead_letters
         WHERE replayed_at IS NULL AND ($1::text IS NULL OR queue = $1) AND ($2::text IS NULL OR kind = $2)
@@ -193,6 +215,31 @@ pub(crate) async fn mark_replayed(
     sqlx::query!("UPDATE jobs.dead_letters SET replayed_at = $2 WHERE number = $1", letter.number, now)
         .execute(connection)
         .await?;
+    Ok(())
+}
+
+/// Notes of jobs by queue, kind and id that they have come to a round, and so that the letters of earlier ones were put back, also
+/// where who did it died before it could note that.
+pub(crate) async fn mark_overtaken(
+    connection: &mut PgConnection,
+    jobs: &[(&str, &str, &str, u32)],
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let texts = |of: fn(&(&str, &str, &str, u32)) -> String| jobs.iter().map(of).collect::<Vec<_>>();
+    let rounds: Vec<i32> = jobs.iter().map(|(.., round)| number(*round)).collect();
+    sqlx::query!(
+        "UPDATE jobs.dead_letters AS letter SET replayed_at = $5 \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS job (queue, kind, id, round) \
+         WHERE letter.id = job.id AND letter.queue = job.queue AND letter.kind = job.kind AND letter.round < job.round \
+         AND letter.replayed_at IS NULL",
+        &texts(|job| job.0.to_owned()),
+        &texts(|job| job.1.to_owned()),
+        &texts(|job| job.2.to_owned()),
+        &rounds,
+        now,
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use crate::domain::QueueSettings;
 struct QueueRow {
     name: String,
     concurrency: i32,
+    is_exact: bool,
     backoff_base_ms: i32,
     backoff_max_ms: i32,
     max_attempts: i32,
@@ -22,6 +23,7 @@ impl From<QueueRow> for (String, QueueSettings) {
     fn from(row: QueueRow) -> Self {
         let settings = QueueSettings {
             concurrency: unsigned(row.concurrency),
+            is_exact: row.is_exact,
             backoff_base_ms: unsigned(row.backoff_base_ms),
             backoff_max_ms: unsigned(row.backoff_max_ms),
             max_attempts: unsigned(row.max_attempts),
@@ -39,7 +41,7 @@ impl From<QueueRow> for (String, QueueSettings) {
 pub(crate) async fn list_queues(connection: &mut PgConnection) -> Result<Vec<(String, QueueSettings)>, sqlx::Error> {
     let rows = sqlx::query_as!(
         QueueRow,
-        "SELECT name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, rate_per_second, rate_burst \
+        "SELECT name, concurrency, is_exact, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, rate_per_second, rate_burst \
          FROM jobs.queues ORDER BY name",
     )
     .fetch_all(connection)
@@ -54,7 +56,7 @@ pub(crate) async fn find_queue(
 ) -> Result<Option<QueueSettings>, sqlx::Error> {
     let row = sqlx::query_as!(
         QueueRow,
-        "SELECT name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, rate_per_second, rate_burst \
+        "SELECT name, concurrency, is_exact, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, rate_per_second, rate_burst \
          FROM jobs.queues WHERE name = $1",
         name,
     )
@@ -98,10 +100,11 @@ pub(crate) async fn put_queue(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "INSERT INTO jobs.queues (name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, \
-         rate_per_second, rate_burst, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+         rate_per_second, rate_burst, is_exact, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
          ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency, backoff_base_ms = excluded.backoff_base_ms, \
          backoff_max_ms = excluded.backoff_max_ms, max_attempts = excluded.max_attempts, timeout_ms = excluded.timeout_ms, \
-         rate_per_second = excluded.rate_per_second, rate_burst = excluded.rate_burst, updated_at = excluded.updated_at",
+         rate_per_second = excluded.rate_per_second, rate_burst = excluded.rate_burst, \
+         is_exact = excluded.is_exact, updated_at = excluded.updated_at",
         name,
         number(settings.concurrency),
         number(settings.backoff_base_ms),
@@ -110,6 +113,7 @@ pub(crate) async fn put_queue(
         number(settings.timeout_ms),
         settings.rate.map(|rate| rate.per_second),
         settings.rate.map(|rate| number(rate.burst)),
+        settings.is_exact,
         now,
     )
     .execute(connection)

@@ -274,7 +274,7 @@ pub(crate) async fn insert_tick(
     Ok(inserted.rows_affected() == 1)
 }
 
-/// Notes that a time which had to wait for others has its job now.
+/// Notes that a time which had to wait for others has its job now. It may have waited for longer than it is known what was decided.
 pub(crate) async fn start_queued(
     connection: &mut PgConnection,
     schedule_id: &str,
@@ -282,7 +282,8 @@ pub(crate) async fn start_queued(
     job_id: &str,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE jobs.ticks SET outcome = 'STARTED', job_id = $3, is_open = true WHERE schedule_id = $1 AND due_at = $2",
+        "INSERT INTO jobs.ticks (schedule_id, due_at, outcome, job_id, is_open) VALUES ($1, $2, 'STARTED', $3, true) \
+         ON CONFLICT (schedule_id, due_at) DO UPDATE SET outcome = 'STARTED', job_id = excluded.job_id, is_open = true",
         schedule_id,
         due_at,
         job_id,
