@@ -26,7 +26,9 @@ pub(crate) struct Head {
     pub(crate) content_is_encoded: bool,
     pub(crate) origin: Option<HeaderValue>,
     pub(crate) user_agent: Option<HeaderValue>,
+    pub(crate) if_match: Option<HeaderValue>,
     pub(crate) if_none_match: Option<HeaderValue>,
+    pub(crate) if_unmodified_since: bool,
     pub(crate) last_event_id: Option<HeaderValue>,
     pub(crate) traceparent: Option<HeaderValue>,
     /// The client asks to speak something else next; what it sends then must not be taken for a request.
@@ -70,7 +72,9 @@ fn read_fields(headers: &HeaderMap) -> Result<Fields<'_>, Refusal> {
             "upgrade" => head.wants_upgrade = true,
             "access-control-request-method" => head.is_preflight = true,
             "user-agent" => head.user_agent = Some(value.clone()),
-            "if-none-match" => head.if_none_match = Some(value.clone()),
+            "if-match" => append(&mut head.if_match, value),
+            "if-none-match" => append(&mut head.if_none_match, value),
+            "if-unmodified-since" => head.if_unmodified_since = true,
             "last-event-id" => only_copy(&mut head.last_event_id, value)?,
             "traceparent" => head.traceparent = Some(value.clone()),
             _ => {}
@@ -89,6 +93,15 @@ fn only<'a>(place: &mut Option<&'a HeaderValue>, value: &'a HeaderValue) -> Resu
 
 fn only_copy(place: &mut Option<HeaderValue>, value: &HeaderValue) -> Result<(), Refusal> {
     place.replace(value.clone()).map_or(Ok(()), |_| Err(duplicate()))
+}
+
+/// Fields that are lists may come in several lines (RFC 9110 §5.3).
+fn append(place: &mut Option<HeaderValue>, value: &HeaderValue) {
+    let joined = match place {
+        Some(before) => [before.as_bytes(), b", ", value.as_bytes()].concat(),
+        None => return *place = Some(value.clone()),
+    };
+    *place = Some(HeaderValue::from_bytes(&joined).expect("two values and a comma are a value"));
 }
 
 fn duplicate() -> Refusal {
@@ -178,6 +191,15 @@ mod tests {
 
         assert_eq!(head.authorization.unwrap(), "Bearer t");
         assert!(!head.is_preflight && !head.wants_upgrade && !head.content_is_encoded);
+    }
+
+    #[test]
+    fn lists_may_come_in_several_lines() {
+        let request = get("/x").header("host", "a").header("if-match", "\"1\"").header("if-match", "W/\"\u{e9}\"");
+
+        let head = read(&request.body(()).unwrap()).unwrap();
+
+        assert_eq!(head.if_match.unwrap().as_bytes(), "\"1\", W/\"\u{e9}\"".as_bytes());
     }
 
     #[test]
