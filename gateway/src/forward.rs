@@ -1,5 +1,5 @@
 //! From a route to its service and back: who asks, what is asked, the call, the answer. The body is not looked into on
-//! either way.
+//! either way, but for the revision of what is edited.
 
 use std::time::Duration;
 
@@ -66,7 +66,8 @@ async fn answer(
         client_address: exchange.client.to_string(),
         user_agent: user_agent(&exchange.head),
         bindings,
-        if_match: exchange.head.if_match.as_ref().map(if_match),
+        idempotency_key: exchange.head.idempotency_key.as_ref().map(text).unwrap_or_default(),
+        if_match: exchange.head.if_match.as_ref().map(text),
         ..CallContext::default()
     };
     let timeout = Duration::from_millis(route.endpoint.timeout_ms.into());
@@ -108,8 +109,8 @@ fn check_preconditions(route: &Route, head: &Head) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What is no text is in no tag of ours and fits none, whatever it becomes.
-fn if_match(value: &HeaderValue) -> String {
+/// For the service to judge. What is no text becomes something that is neither a key nor a tag of ours.
+fn text(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 

@@ -26,6 +26,7 @@ pub(crate) struct Head {
     pub(crate) content_is_encoded: bool,
     pub(crate) origin: Option<HeaderValue>,
     pub(crate) user_agent: Option<HeaderValue>,
+    pub(crate) idempotency_key: Option<HeaderValue>,
     pub(crate) if_match: Option<HeaderValue>,
     pub(crate) if_none_match: Option<HeaderValue>,
     pub(crate) if_unmodified_since: bool,
@@ -72,6 +73,7 @@ fn read_fields(headers: &HeaderMap) -> Result<Fields<'_>, Refusal> {
             "upgrade" => head.wants_upgrade = true,
             "access-control-request-method" => head.is_preflight = true,
             "user-agent" => head.user_agent = Some(value.clone()),
+            "idempotency-key" => only_copy(&mut head.idempotency_key, value)?,
             "if-match" => append(&mut head.if_match, value),
             "if-none-match" => append(&mut head.if_none_match, value),
             "if-unmodified-since" => head.if_unmodified_since = true,
@@ -245,6 +247,7 @@ mod tests {
         };
         assert_eq!(with(&[("authorization", "Bearer a"), ("authorization", "Bearer b")]), 400);
         assert_eq!(with(&[("content-type", "a/b"), ("content-type", "a/b")]), 400);
+        assert_eq!(with(&[("idempotency-key", "a"), ("idempotency-key", "b")]), 400);
         assert_eq!(with(&[("transfer-encoding", "gzip, chunked")]), 400);
         assert_eq!(with(&[("expect", "miracles")]), 417);
         assert_eq!(with(&[("x", &"y".repeat(16 * 1024))]), 431);
