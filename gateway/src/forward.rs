@@ -1,5 +1,5 @@
 //! From a route to its service and back: who asks, what is asked, the call, the answer. The body is not looked into on
-//! either way.
+//! either way, but for the revision of what is edited.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use axum::body::Body;
 use axum::extract::{RawPathParams, Request};
 use axum::response::Response;
 use bytes::Bytes;
-use http::StatusCode;
 use http::request::Parts;
+use http::{HeaderValue, StatusCode};
 use kernel::telemetry::{self, Kind};
 use kernel::{Problem, Reply, TraceContext};
-use subjects::Access;
 use subjects::wire::v1::{Binding, CallContext};
+use subjects::{Access, HttpMethod};
 use tracing::Instrument as _;
 
 use crate::edge::{Edge, Route};
@@ -54,6 +54,7 @@ async fn answer(
     let _place_of_endpoint = route.places.take().ok_or_else(Refusal::overloaded)?;
     check_credential_rate(route, exchange)?;
     let token = authenticate(edge, route, &exchange.head).await?;
+    check_preconditions(route, &exchange.head)?;
     let bindings = bindings(route, parts).await?;
     let body = read_body(edge, route, &exchange.head, body).await?;
     let context = CallContext {
@@ -65,6 +66,8 @@ async fn answer(
         client_address: exchange.client.to_string(),
         user_agent: user_agent(&exchange.head),
         bindings,
+        idempotency_key: exchange.head.idempotency_key.as_ref().map(text).unwrap_or_default(),
+        if_match: exchange.head.if_match.as_ref().map(text),
         ..CallContext::default()
     };
     let timeout = Duration::from_millis(route.endpoint.timeout_ms.into());
@@ -94,6 +97,21 @@ async fn authenticate<'a>(edge: &Edge, route: &Route, head: &'a Head) -> Result<
             Ok(Some(token))
         }
     }
+}
+
+/// Who asks that nothing be overwritten must not be told that it was done without a look: `If-Match` is the service's to hold,
+/// the others nobody would.
+fn check_preconditions(route: &Route, head: &Head) -> Result<(), Refusal> {
+    let changes = route.http.method != HttpMethod::Get;
+    if changes && (head.if_none_match.is_some() || head.if_unmodified_since) {
+        return Err(Refusal::unsupported_precondition());
+    }
+    Ok(())
+}
+
+/// For the service to judge. What is no text becomes something that is neither a key nor a tag of ours.
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
 /// Path and query parameters, by the contract's names for their fields.
@@ -137,7 +155,7 @@ pub(crate) fn user_agent(head: &Head) -> String {
 /// A service's reply as an answer. What it refuses keeps its number and its words.
 fn pass_on(route: &Route, reply: Reply) -> Result<Response, Refusal> {
     if reply.status == 200 {
-        return Ok(reply::success(route.http, reply.body));
+        return Ok(reply::success(route.endpoint, route.http, reply.body));
     }
     let status = StatusCode::from_u16(reply.status).map_err(|_| Refusal::bad_reply())?;
     if !(status.is_client_error() || status.is_server_error()) || reply.body.is_empty() {

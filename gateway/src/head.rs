@@ -26,7 +26,10 @@ pub(crate) struct Head {
     pub(crate) content_is_encoded: bool,
     pub(crate) origin: Option<HeaderValue>,
     pub(crate) user_agent: Option<HeaderValue>,
+    pub(crate) idempotency_key: Option<HeaderValue>,
+    pub(crate) if_match: Option<HeaderValue>,
     pub(crate) if_none_match: Option<HeaderValue>,
+    pub(crate) if_unmodified_since: bool,
     pub(crate) last_event_id: Option<HeaderValue>,
     pub(crate) traceparent: Option<HeaderValue>,
     /// The client asks to speak something else next; what it sends then must not be taken for a request.
@@ -70,7 +73,10 @@ fn read_fields(headers: &HeaderMap) -> Result<Fields<'_>, Refusal> {
             "upgrade" => head.wants_upgrade = true,
             "access-control-request-method" => head.is_preflight = true,
             "user-agent" => head.user_agent = Some(value.clone()),
-            "if-none-match" => head.if_none_match = Some(value.clone()),
+            "idempotency-key" => only_copy(&mut head.idempotency_key, value)?,
+            "if-match" => append(&mut head.if_match, value),
+            "if-none-match" => append(&mut head.if_none_match, value),
+            "if-unmodified-since" => head.if_unmodified_since = true,
             "last-event-id" => only_copy(&mut head.last_event_id, value)?,
             "traceparent" => head.traceparent = Some(value.clone()),
             _ => {}
@@ -89,6 +95,15 @@ fn only<'a>(place: &mut Option<&'a HeaderValue>, value: &'a HeaderValue) -> Resu
 
 fn only_copy(place: &mut Option<HeaderValue>, value: &HeaderValue) -> Result<(), Refusal> {
     place.replace(value.clone()).map_or(Ok(()), |_| Err(duplicate()))
+}
+
+/// Fields that are lists may come in several lines (RFC 9110 §5.3).
+fn append(place: &mut Option<HeaderValue>, value: &HeaderValue) {
+    let joined = match place {
+        Some(before) => [before.as_bytes(), b", ", value.as_bytes()].concat(),
+        None => return *place = Some(value.clone()),
+    };
+    *place = Some(HeaderValue::from_bytes(&joined).expect("two values and a comma are a value"));
 }
 
 fn duplicate() -> Refusal {
@@ -181,6 +196,15 @@ mod tests {
     }
 
     #[test]
+    fn lists_may_come_in_several_lines() {
+        let request = get("/x").header("host", "a").header("if-match", "\"1\"").header("if-match", "W/\"\u{e9}\"");
+
+        let head = read(&request.body(()).unwrap()).unwrap();
+
+        assert_eq!(head.if_match.unwrap().as_bytes(), "\"1\", W/\"\u{e9}\"".as_bytes());
+    }
+
+    #[test]
     fn hosts() {
         for host in ["a", "a.example", "a.example.", "A.example:8080", "127.0.0.1:1", "[::1]", "[::1]:8080"] {
             assert_eq!(status(get("/x").header("host", host)), 200, "{host}");
@@ -223,6 +247,7 @@ mod tests {
         };
         assert_eq!(with(&[("authorization", "Bearer a"), ("authorization", "Bearer b")]), 400);
         assert_eq!(with(&[("content-type", "a/b"), ("content-type", "a/b")]), 400);
+        assert_eq!(with(&[("idempotency-key", "a"), ("idempotency-key", "b")]), 400);
         assert_eq!(with(&[("transfer-encoding", "gzip, chunked")]), 400);
         assert_eq!(with(&[("expect", "miracles")]), 417);
         assert_eq!(with(&[("x", &"y".repeat(16 * 1024))]), 431);

@@ -64,6 +64,12 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, "duplicate_parameter", detail)
     }
 
+    pub(crate) fn unsupported_precondition() -> Self {
+        let detail =
+            "If-None-Match and If-Unmodified-Since are not held against a change. Use If-Match where it is taken.";
+        Self::new(StatusCode::BAD_REQUEST, "precondition_not_supported", detail)
+    }
+
     pub(crate) fn unexpected_body() -> Self {
         Self::new(StatusCode::BAD_REQUEST, "unexpected_body", "This method takes no body.").closing()
     }

@@ -7,11 +7,12 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, REFERRER_POLICY, RETRY_AFTER,
     STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
-use subjects::Http;
+use serde::Deserialize;
+use subjects::{Endpoint, Http};
 
 use crate::refusal::Refusal;
 use crate::request_id::{REQUEST_ID, RequestId};
@@ -54,16 +55,30 @@ pub(crate) fn options(allow: HeaderValue) -> Response {
     response
 }
 
-/// What a service replied, with the status and the lifetime that the contract gives it.
-pub(crate) fn success(http: &Http, body: Bytes) -> Response {
+/// What a service replied, with the status, the tag and the lifetime that the contract gives it.
+pub(crate) fn success(endpoint: &Endpoint, http: &Http, body: Bytes) -> Response {
+    let tag = if endpoint.shows_revision { tag(&body) } else { None };
     let status = StatusCode::from_u16(http.success).expect("the contract has statuses of HTTP only");
     let mut response = if status == StatusCode::NO_CONTENT { empty(status) } else { with_body(status, JSON, body) };
+    if let Some(tag) = tag {
+        response.headers_mut().insert(ETAG, tag);
+    }
     if http.cache_max_age_s > 0 {
         let lifetime = format!("public, max-age={}", http.cache_max_age_s);
         let lifetime = HeaderValue::try_from(lifetime).expect("digits are fit for a header");
         response.headers_mut().insert(CACHE_CONTROL, lifetime);
     }
     response
+}
+
+/// The revision that a reply shows, as a strong tag; it changes with each edit, though not with what the service counts beside.
+fn tag(body: &[u8]) -> Option<HeaderValue> {
+    #[derive(Deserialize)]
+    struct Revised {
+        revision: String,
+    }
+    let Revised { revision } = serde_json::from_slice(body).ok()?;
+    HeaderValue::try_from(format!("\"{revision}\"")).ok()
 }
 
 /// What a service refused, as it said it; `bad_token` where it refused the caller's token.

@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::if_match::IfMatch;
 use crate::{Claims, Clock, Error, Ids, Random, Result, TraceContext};
 
 /// Everything about one request, or about one thing a service does for itself.
@@ -22,6 +23,7 @@ pub struct Context {
     claims: Option<Arc<Claims>>,
     access_token: Option<SecretString>,
     idempotency_key: Option<String>,
+    if_match: Option<IfMatch>,
     clock: Clock,
     random: Random,
 }
@@ -59,6 +61,7 @@ impl Context {
             claims: None,
             access_token: None,
             idempotency_key: None,
+            if_match: None,
             clock: clock.clone(),
             random: random.clone(),
         }
@@ -76,6 +79,7 @@ impl Context {
             claims: None,
             access_token: None,
             idempotency_key: None,
+            if_match: None,
             clock: clock.clone(),
             random: random.clone(),
         }
@@ -115,6 +119,12 @@ impl Context {
     /// With the caller's idempotency key.
     pub fn with_idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// With what the caller wants to be so of what is changed.
+    pub(crate) fn with_if_match(mut self, if_match: IfMatch) -> Self {
+        self.if_match = Some(if_match);
         self
     }
 
@@ -171,6 +181,19 @@ impl Context {
     /// The caller's idempotency key.
     pub fn idempotency_key(&self) -> Option<&str> {
         self.idempotency_key.as_deref()
+    }
+
+    /// Refuses (412 `precondition_failed`) where the caller wants to change another revision than the resource has; `revision` is
+    /// `None` where there is no such resource. Every operation that takes `If-Match` asks this, in the transaction of its change
+    /// and with the resource locked: of two who have seen the same revision, the second then finds another.
+    pub fn check_if_match(&self, revision: Option<i64>) -> Result<()> {
+        match &self.if_match {
+            Some(if_match) if !if_match.holds(revision) => {
+                let detail = "This has been changed meanwhile, or is not there. Read it again, and decide anew.";
+                Err(Error::new(412, "precondition_failed", detail))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Who acts, for the audit record.

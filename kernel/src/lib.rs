@@ -16,6 +16,7 @@ mod discovery;
 pub mod endpoint;
 mod error;
 pub mod feed;
+mod if_match;
 pub mod jobs;
 mod lifecycle;
 pub mod metrics;

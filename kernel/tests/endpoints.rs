@@ -236,6 +236,36 @@ async fn bound_fields_come_from_the_context_only() {
 }
 
 #[tokio::test]
+async fn typed_clients_send_the_revision_that_they_change_and_send_it_once() {
+    use base64::Engine as _;
+    use subjects::wire::v1::CallContext;
+
+    let server = Nats::start().await;
+    let running = probe::start(&server).await;
+    let client = server.client(OBSERVER).await;
+
+    let unserved = ask(&client, REGISTER, &[], r#"{"email":"if match"}"#).await;
+    assert_eq!(refusal(&unserved), Some((503, "unavailable".to_owned())));
+    let tried = r#"trunkline_calls_total{endpoint="svc.authz.v1.authorize",outcome="no_responders"}"#;
+    assert_eq!(
+        metric(&running, tried),
+        1.0,
+        "had it been carried out, another attempt would be told of a stale revision"
+    );
+
+    let authz = server.client("authz").await;
+    let mut questions = authz.queue_subscribe("svc.authz.v1.authorize", "authz".to_owned()).await.unwrap();
+    authz.flush().await.unwrap();
+    let asking = ask(&client, REGISTER, &[("Request-Timeout-Ms", "3000")], r#"{"email":"if match"}"#);
+    let (_, question) = futures::future::join(asking, questions.next()).await;
+    let headers = question.unwrap().headers.unwrap();
+    let context = headers.get("Trunkline-Context").unwrap().as_str();
+    let context = base64::engine::general_purpose::STANDARD_NO_PAD.decode(context).unwrap();
+    assert_eq!(CallContext::decode(context.as_slice()).unwrap().if_match.as_deref(), Some("\"17\""));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn full_endpoint_says_so_at_once() {
     let server = Nats::start().await;
     let mut process = probe::process(&server);

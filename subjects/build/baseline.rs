@@ -37,7 +37,11 @@ pub fn document(contract: &Contract) -> Result<String> {
                 Access::Internal { callers, .. } => format!("internal {}", callers.join(",")),
             };
             let route = e.http.as_ref().map(|h| format!("{} {}", h.method.to_uppercase(), h.path));
-            let shape = json!({ "access": access, "route": route, "request": e.request.full_name(), "reply": e.reply.full_name() });
+            let mut shape =
+                json!({ "access": access, "route": route, "request": e.request.full_name(), "reply": e.reply.full_name() });
+            if e.takes_if_match {
+                shape["takesIfMatch"] = true.into();
+            }
             (e.subject.clone(), shape)
         })
         .collect();

@@ -66,6 +66,9 @@ pub struct Endpoint {
     pub idempotent: bool,
     pub bears_credentials: bool,
     pub body_max_bytes: u32,
+    pub takes_if_match: bool,
+    /// The reply has a `revision`, from which an `ETag` is made.
+    pub shows_revision: bool,
     pub request: MessageDescriptor,
     pub reply: MessageDescriptor,
 }
@@ -193,6 +196,7 @@ impl Contract {
         check_enqueues(&services)?;
         resolve_calls(&mut services)?;
         check_routes(&services)?;
+        check_revisions(&services)?;
         Ok(Self { pool: pool.clone(), services })
     }
 
@@ -277,6 +281,16 @@ fn endpoint(service: &str, method: &prost_reflect::MethodDescriptor, options: &D
         check_streamed(method)?;
     }
 
+    let takes_if_match = flag(options, "takes_if_match");
+    if takes_if_match && http.as_ref().is_none_or(|http| http.method == "Get") {
+        return Err("takes If-Match, so it needs an HTTP route by which something is changed".into());
+    }
+    let shows_revision = match method.output().get_field_by_name("revision") {
+        None => false,
+        Some(field) if field.kind() == Kind::String && !field.is_list() => true,
+        Some(_) => return Err("shows a revision that is not a string".into()),
+    };
+
     let bears_credentials = flag(options, "bears_credentials");
     let or = |value: u32, default: u32| if value == 0 { default } else { value };
     Ok(Endpoint {
@@ -293,6 +307,8 @@ fn endpoint(service: &str, method: &prost_reflect::MethodDescriptor, options: &D
             number(options, "body_max_bytes"),
             if bears_credentials { CREDENTIAL_BODY_MAX_BYTES_DEFAULT } else { BODY_MAX_BYTES_DEFAULT },
         ),
+        takes_if_match,
+        shows_revision,
         request,
         reply: method.output(),
     })
@@ -481,6 +497,26 @@ fn resolve_calls(services: &mut [Service]) -> Result<()> {
         Some((caller, name)) => Err(format!("`{name}` admits {caller}, which does not declare the call").into()),
         None => Ok(()),
     }
+}
+
+/// Nobody overwrites an edit that they have not seen: whatever changes a resource with a revision takes `If-Match`, that is what
+/// is asked at the resource's own path, and what answers a resource that it did not make.
+fn check_revisions(services: &[Service]) -> Result<()> {
+    let operations = || {
+        let endpoints = services.iter().flat_map(|service| &service.endpoints);
+        endpoints.filter_map(|endpoint| Some((endpoint, endpoint.http.as_ref()?)))
+    };
+    let shown = operations().filter(|(endpoint, http)| endpoint.shows_revision && http.method == "Get");
+    let paths: BTreeSet<&str> = shown.map(|(_, http)| http.path.as_str()).collect();
+    for (endpoint, http) in operations().filter(|(_, http)| http.method != "Get") {
+        let answers_it = endpoint.shows_revision && !http.path_fields.is_empty();
+        if (paths.contains(http.path.as_str()) || answers_it) && !endpoint.takes_if_match {
+            return Err(
+                format!("{} changes a resource with a revision and does not take If-Match", endpoint.subject).into()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn check_routes(services: &[Service]) -> Result<()> {

@@ -35,9 +35,16 @@ pub fn document(contract: &Contract) -> Result<String> {
         "components": {
             "schemas": schemas,
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
+            "parameters": { "IfMatch": if_match() },
+            "headers": { "ETag": etag() },
             "responses": {
                 "Problem": {
                     "description": "What went wrong (RFC 9457).",
+                    "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+                },
+                "PreconditionFailed": {
+                    "description": "The resource has another revision than `If-Match` names (`precondition_failed`). Nothing was \
+                        changed: read it again, and decide anew.",
                     "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
                 },
             },
@@ -66,7 +73,10 @@ fn operation(service: &Service, endpoint: &Endpoint, http: &Http, schemas: &mut 
             }));
         }
     }
-    let success = if http.success == 204 {
+    if endpoint.takes_if_match {
+        parameters.push(json!({ "$ref": "#/components/parameters/IfMatch" }));
+    }
+    let mut success = if http.success == 204 {
         json!({ "description": "Done." })
     } else {
         json!({
@@ -78,6 +88,9 @@ fn operation(service: &Service, endpoint: &Endpoint, http: &Http, schemas: &mut 
             },
         })
     };
+    if endpoint.shows_revision {
+        success["headers"] = json!({ "ETag": { "$ref": "#/components/headers/ETag" } });
+    }
     let mut operation = json!({
         "operationId": lower_camel(&endpoint.rpc),
         "tags": [service.name],
@@ -89,6 +102,9 @@ fn operation(service: &Service, endpoint: &Endpoint, http: &Http, schemas: &mut 
         "x-timeout-ms": endpoint.timeout_ms,
         "x-idempotent": endpoint.idempotent,
     });
+    if endpoint.takes_if_match {
+        operation["responses"]["412"] = json!({ "$ref": "#/components/responses/PreconditionFailed" });
+    }
     match &endpoint.access {
         Access::Public | Access::Internal { .. } => operation["security"] = json!([]),
         Access::Token => operation["security"] = json!([{ "bearer": [] }]),
@@ -164,6 +180,26 @@ fn schema_name(full_name: &str) -> String {
 fn lower_camel(name: &str) -> String {
     let mut chars = name.chars();
     chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+fn if_match() -> Value {
+    json!({
+        "name": "If-Match", "in": "header", "required": false,
+        "description": "Has the change made only if the resource still is what it was when it had this `ETag` (RFC 9110 §13.1.1): \
+            one or several in double quotes, or `*` for one that is there. Over NATS a header of the same name. Operations that do \
+            not take it refuse it (400 `precondition_not_supported`).",
+        "schema": { "type": "string" },
+        "example": "\"17\"",
+    })
+}
+
+fn etag() -> Value {
+    json!({
+        "description": "The `revision` of the resource in double quotes, as `If-Match` takes it. At a path below the resource, that \
+            of the resource.",
+        "schema": { "type": "string" },
+        "example": "\"17\"",
+    })
 }
 
 /// The gateway's own operation: it has no subject, since watching over NATS is a plain subscription.

@@ -163,7 +163,7 @@ fn endpoint_constant(out: &mut String, service: &Service, endpoint: &Endpoint) -
         out,
         "#[doc = {doc:?}]\npub static {}: crate::Endpoint = crate::Endpoint {{ service: {:?}, name: {:?}, rpc: {:?}, \
          subject: {:?}, description: {doc:?}, access: {access}, http: {http}, timeout_ms: {}, idempotent: {}, \
-         bears_credentials: {}, body_max_bytes: {}, request: {:?}, reply: {:?} }};",
+         bears_credentials: {}, body_max_bytes: {}, takes_if_match: {}, shows_revision: {}, request: {:?}, reply: {:?} }};",
         constant(&endpoint.name),
         service.name,
         endpoint.name,
@@ -173,6 +173,8 @@ fn endpoint_constant(out: &mut String, service: &Service, endpoint: &Endpoint) -
         endpoint.idempotent,
         endpoint.bears_credentials,
         endpoint.body_max_bytes,
+        endpoint.takes_if_match,
+        endpoint.shows_revision,
         endpoint.request.full_name(),
         endpoint.reply.full_name(),
         doc = endpoint.description,

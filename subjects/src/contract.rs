@@ -36,6 +36,10 @@ pub struct Endpoint {
     pub bears_credentials: bool,
     /// The largest request body.
     pub body_max_bytes: u32,
+    /// Whether it changes a resource with a revision, and not where `If-Match` names another.
+    pub takes_if_match: bool,
+    /// Whether the reply has a `revision`, which over HTTP is its `ETag` too.
+    pub shows_revision: bool,
     /// Full name of the request message.
     pub request: &'static str,
     /// Full name of the reply message.

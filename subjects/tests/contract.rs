@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 use subjects::baseline::{CURRENT, breaks};
+use subjects::{Endpoint, Http, HttpMethod};
 
 const COMMITTED: &str = include_str!("../baseline.json");
 
@@ -31,6 +32,7 @@ fn each_way_to_break_a_reader_is_seen() {
         (format!("{me}/access"), Value::from("public")),
         (format!("{me}/route"), Value::Null),
         (me.to_owned(), Value::Null),
+        ("/endpoints/svc.authz.v1.update_role/takesIfMatch".to_owned(), Value::Null),
         ("/enums/trunkline.identity.v1.User.State/ACTIVE".to_owned(), Value::from(9)),
         ("/events/evt.identity.user.registered".to_owned(), Value::Null),
     ] {
@@ -47,6 +49,34 @@ fn an_addition_and_a_stricter_access_break_nobody() {
     new["endpoints"]["svc.identity.v1.get_me"]["access"] = Value::from("permission identity.users.read");
     new["messages"]["trunkline.identity.v1.User"]["nickname"] = Value::from(Map::new());
     assert_eq!(breaks(&old, &new), Vec::<String>::new());
+}
+
+/// The build refuses what this would find; it is said here in other words.
+#[test]
+fn whatever_changes_what_has_a_revision_takes_if_match() {
+    let operations = || subjects::endpoints().filter_map(|endpoint| Some((endpoint, endpoint.http.as_ref()?)));
+    let mut kinds = 0;
+    for (shows, resource) in operations().filter(|(endpoint, _)| endpoint.shows_revision) {
+        if resource.method != HttpMethod::Get {
+            continue;
+        }
+        kinds += 1;
+        let mut editors = 0;
+        for (endpoint, http) in operations().filter(|(_, http)| http.path.starts_with(resource.path)) {
+            let is_edit = http.path == resource.path || endpoint.reply == shows.reply;
+            let takes = http.method != HttpMethod::Get && is_edit;
+            assert!(endpoint.takes_if_match || !takes, "{} edits what {} shows", endpoint.subject, shows.subject);
+            editors += usize::from(endpoint.takes_if_match);
+        }
+        assert!(editors > 0, "{} shows a revision, and nothing takes it", shows.subject);
+    }
+    assert!(kinds >= 4, "roles, groups, queues and schedules");
+    for (endpoint, http) in operations().filter(|(endpoint, _)| endpoint.takes_if_match) {
+        let above = |(shows, resource): (&Endpoint, &Http)| {
+            shows.shows_revision && resource.method == HttpMethod::Get && http.path.starts_with(resource.path)
+        };
+        assert!(operations().any(above), "{} takes a revision that nothing shows", endpoint.subject);
+    }
 }
 
 fn parse(text: &str) -> Value {

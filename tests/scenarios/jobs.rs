@@ -3,7 +3,15 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use platform_tests::{Platform, Setup, broker::Broker, http::Http, jobs, jobs::Watch, wait};
+use platform_tests::{
+    Platform, Setup,
+    broker::Broker,
+    http::{Http, Reply},
+    jobs,
+    jobs::Watch,
+    wait,
+};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Serves kinds of a queue in the background: `answer` says with which headers and body.
@@ -264,6 +272,31 @@ async fn the_same_key_is_the_same_job_and_two_queues_may_share_one() {
     let ambiguous = admin.get("/api/v1/jobs/one").await.problem(409, "ambiguous_job");
     assert_eq!(ambiguous["errors"].as_array().unwrap().len(), 2);
     assert_eq!(admin.get("/api/v1/jobs/one?kind=sleep").await.json(200)["kind"], "sleep");
+}
+
+#[tokio::test]
+async fn the_key_of_a_job_may_come_as_a_header_through_every_door() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let ops = platform.user("ops").connect().await;
+    let bearer = format!("Bearer {}", platform.admin_token().await);
+    let job = json!({ "queue": "diagnostics", "kind": "echo" });
+    let post = async |key: &str| {
+        Reply::of(admin.request(Method::POST, "/api/v1/jobs").header("Idempotency-Key", key).json(&job)).await
+    };
+    let request = async |key: &str| {
+        let headers = [("Authorization", bearer.as_str()), ("Idempotency-Key", key)];
+        ops.send("svc.jobs.v1.submit", &headers, job.to_string().into()).await
+    };
+
+    let (first, second, third) = (post("order-7").await, post("order-7").await, request("order-7").await);
+
+    assert_eq!(first.json(202), json!({ "jobId": "order-7", "duplicate": false }));
+    assert_eq!(second.json(202), json!({ "jobId": "order-7", "duplicate": true }));
+    assert_eq!(third.json(), json!({ "jobId": "order-7", "duplicate": true }));
+    let long = "k".repeat(256);
+    post(&long).await.problem(400, "invalid_idempotency_key");
+    request(&long).await.problem(400, "invalid_idempotency_key");
 }
 
 #[tokio::test]

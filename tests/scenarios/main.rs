@@ -10,6 +10,7 @@ mod command_events;
 mod command_jobs;
 mod command_up;
 mod dead_letters;
+mod edits;
 mod event_publishing;
 mod event_workflow;
 mod events;

@@ -25,7 +25,11 @@ use crate::{Bucket, BucketReader, Context, Error, Metrics, Random, Result, telem
 
 /// Calls operations of the platform's services. Cheap to clone.
 #[derive(Clone)]
-pub struct Caller(Arc<Inner>);
+pub struct Caller {
+    inner: Arc<Inner>,
+    /// Sent along by typed clients.
+    if_match: Option<Arc<str>>,
+}
 
 struct Inner {
     requester: Requester,
@@ -55,12 +59,20 @@ impl Caller {
                 (endpoint.subject, outcomes.get_or_create_owned(&label))
             })
             .collect();
-        Self(Arc::new(Inner { requester, retries: Retries::new(random), outcomes, replied }))
+        let inner = Inner { requester, retries: Retries::new(random), outcomes, replied };
+        Self { inner: Arc::new(inner), if_match: None }
+    }
+
+    /// The same, whose typed clients change a resource only while it has this revision, as its message shows it; else the call
+    /// fails with 412 `precondition_failed`: `AuthzClient::new(caller.if_match(&role.revision)).update_role(…)`. For operations
+    /// that take `If-Match`; others refuse it.
+    pub fn if_match(&self, revision: &str) -> Self {
+        Self { inner: Arc::clone(&self.inner), if_match: Some(format!("\"{revision}\"").into()) }
     }
 
     /// Reads what is stored in a bucket of the service's contract.
     pub fn bucket(&self, bucket: Bucket) -> BucketReader {
-        BucketReader::new(self.0.requester.clone(), bucket)
+        BucketReader::new(self.inner.requester.clone(), bucket)
     }
 
     /// Passes a JSON request through unparsed and waits at most `timeout`. `context` says who asks; its codec, its
@@ -92,8 +104,10 @@ impl Caller {
         deadline: Instant,
     ) -> Result<Message> {
         let span = telemetry::call_span(endpoint, &mut context);
+        // Had the first been carried out, the second would find another revision and say that nothing was changed.
+        let may_repeat = endpoint.idempotent && context.if_match.is_none();
         let exchange = async {
-            self.0.retries.earn();
+            self.inner.retries.earn();
             let mut attempt = 0;
             loop {
                 attempt += 1;
@@ -105,11 +119,8 @@ impl Caller {
                     Err(error) => error,
                 };
                 self.count(endpoint, outcome(error));
-                let pause = if endpoint.idempotent && is_passing(error) {
-                    self.0.retries.pause(attempt, deadline)
-                } else {
-                    None
-                };
+                let pause =
+                    if may_repeat && is_passing(error) { self.inner.retries.pause(attempt, deadline) } else { None };
                 match pause {
                     Some(pause) => tokio::time::sleep(pause).await,
                     None => return Err(to_error(endpoint, error)),
@@ -132,13 +143,13 @@ impl Caller {
             return Err(RequestError::TimedOut);
         }
         let subject = Subject::from_static(endpoint.subject);
-        self.0.requester.request(subject, Some(wire::to_headers(context)), body, deadline).await
+        self.inner.requester.request(subject, Some(wire::to_headers(context)), body, deadline).await
     }
 
     fn count(&self, endpoint: &'static Endpoint, outcome: &'static str) {
-        match self.0.replied.get(endpoint.subject).filter(|_| outcome == "replied") {
+        match self.inner.replied.get(endpoint.subject).filter(|_| outcome == "replied") {
             Some(counter) => counter.inc(),
-            None => self.0.outcomes.get_or_create(&ByCall { endpoint: endpoint.subject, outcome }).inc(),
+            None => self.inner.outcomes.get_or_create(&ByCall { endpoint: endpoint.subject, outcome }).inc(),
         };
     }
 }
@@ -166,6 +177,7 @@ impl Transport for Caller {
             request_id: cx.request_id().to_owned(),
             client_address: cx.client().address.clone(),
             user_agent: cx.client().user_agent.clone(),
+            if_match: self.if_match.as_deref().map(str::to_owned),
             ..CallContext::default()
         };
         let timeout = Duration::from_millis(endpoint.timeout_ms.into());

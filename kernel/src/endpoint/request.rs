@@ -4,6 +4,7 @@
 use async_nats::{HeaderMap, Message};
 use subjects::wire::v1::{Binding, CallContext, call_context::Codec as WireCodec};
 
+use crate::if_match::IfMatch;
 use crate::nats::headers;
 use crate::wire::HEADERS_BYTES_MAX;
 use crate::{Client, Error, Result, TraceContext, wire};
@@ -44,6 +45,7 @@ pub(super) struct Envelope {
     pub(super) client: Client,
     pub(super) bindings: Vec<Binding>,
     pub(super) idempotency_key: String,
+    pub(super) if_match: Option<IfMatch>,
 }
 
 impl Default for Envelope {
@@ -58,6 +60,7 @@ impl Default for Envelope {
             client: Client::default(),
             bindings: Vec::new(),
             idempotency_key: String::new(),
+            if_match: None,
         }
     }
 }
@@ -106,6 +109,7 @@ impl Envelope {
             client: Client { address: context.client_address, user_agent: context.user_agent },
             bindings: context.bindings,
             idempotency_key: idempotency_key(context.idempotency_key)?,
+            if_match: context.if_match.as_deref().map(IfMatch::parse).transpose()?,
         })
     }
 }
@@ -116,6 +120,7 @@ struct Plain<'a> {
     authorization: Option<&'a str>,
     content_type: Option<&'a str>,
     idempotency_key: Option<&'a str>,
+    if_match: Option<&'a str>,
     request_id: Option<&'a str>,
     timeout_ms: Option<&'a str>,
     traceparent: Option<&'a str>,
@@ -139,6 +144,8 @@ impl<'a> Plain<'a> {
                 &mut plain.content_type
             } else if is(&headers::IDEMPOTENCY_KEY) {
                 &mut plain.idempotency_key
+            } else if is(&headers::IF_MATCH) {
+                &mut plain.if_match
             } else if is(&headers::REQUEST_ID) {
                 &mut plain.request_id
             } else if is(&headers::REQUEST_TIMEOUT_MS) {
@@ -161,6 +168,7 @@ impl<'a> Plain<'a> {
             self.authorization,
             self.content_type,
             self.idempotency_key,
+            self.if_match,
             self.request_id,
             self.timeout_ms,
             self.traceparent,
@@ -186,6 +194,7 @@ impl<'a> Plain<'a> {
             trace: self.traceparent.and_then(TraceContext::parse),
             request_id: self.request_id.filter(|id| is_request_id(id)).unwrap_or_default().to_owned(),
             idempotency_key: idempotency_key(self.idempotency_key.unwrap_or_default().to_owned())?,
+            if_match: self.if_match.map(IfMatch::parse).transpose()?,
             ..Envelope::default()
         })
     }
@@ -271,6 +280,7 @@ mod tests {
             ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
             ("Content-Type", "application/json; charset=UTF-8"),
             ("Idempotency-Key", "k"),
+            ("if-match", "*"),
             ("Nats-Msg-Id", "passed over"),
         ])
         .unwrap();
@@ -281,7 +291,7 @@ mod tests {
             (Some(250), "r-1", Codec::Json)
         );
         assert!(envelope.trace.is_some() && envelope.names_codec);
-        assert_eq!(envelope.idempotency_key, "k");
+        assert_eq!((envelope.idempotency_key.as_str(), envelope.if_match), ("k", Some(IfMatch::Any)));
     }
 
     #[test]
@@ -289,9 +299,15 @@ mod tests {
         let context = context();
         let twice = |name| refused(&[(name, "x"), (name, "y")]);
 
-        for name in
-            ["Authorization", "Request-Id", "traceparent", "Request-Timeout-Ms", "Content-Type", "Idempotency-Key"]
-        {
+        for name in [
+            "Authorization",
+            "Request-Id",
+            "traceparent",
+            "Request-Timeout-Ms",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-Match",
+        ] {
             assert_eq!(twice(name), (400, "duplicate_header".to_owned()), "{name}");
         }
         assert_eq!(refused(&[("Authorization", "Bearer x"), ("authorization", "Bearer x")]).1, "duplicate_header");
@@ -314,6 +330,7 @@ mod tests {
         }
         assert_eq!(refused(&[("X", &"x".repeat(HEADERS_BYTES_MAX))]).0, 431);
         assert_eq!(refused(&[("Idempotency-Key", &"k".repeat(256))]).0, 400);
+        assert_eq!(refused(&[("If-Match", "")]), (400, "invalid_if_match".to_owned()), "not taken for none");
     }
 
     #[test]

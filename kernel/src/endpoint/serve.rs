@@ -218,7 +218,7 @@ impl<S: Send + Sync + 'static> Server<S> {
         }
     }
 
-    /// Token, body, permission, handler.
+    /// Token, precondition, body, permission, handler.
     async fn handle(
         self: &Arc<Self>,
         served: &Served<S>,
@@ -230,6 +230,11 @@ impl<S: Send + Sync + 'static> Server<S> {
     ) -> Result<Bytes> {
         let endpoint = served.endpoint;
         let caller = self.identify(endpoint.access, envelope.presented).await?;
+        if envelope.if_match.is_some() && !endpoint.takes_if_match {
+            // Who sends it counts on not overwriting anything.
+            let detail = "This operation does not take If-Match. Leave it out.";
+            return Err(Error::malformed("precondition_not_supported", detail));
+        }
         let trace = telemetry::trace_of(span).or(envelope.trace);
         let trace = trace.unwrap_or_else(|| TraceContext::root(&self.parts.random, false));
         let mut cx = Context::for_request(endpoint.service, &self.parts.clock, &self.parts.random, deadline)
@@ -241,6 +246,9 @@ impl<S: Send + Sync + 'static> Server<S> {
         }
         if !envelope.idempotency_key.is_empty() {
             cx = cx.with_idempotency_key(envelope.idempotency_key);
+        }
+        if let Some(if_match) = envelope.if_match {
+            cx = cx.with_if_match(if_match);
         }
         if !span.is_disabled() {
             span.record("request.id", cx.request_id());

@@ -13,6 +13,7 @@ pub(crate) static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent
 pub(crate) static REQUEST_TIMEOUT_MS: HeaderName = HeaderName::from_static("Request-Timeout-Ms");
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("Request-Id");
 pub(crate) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("Idempotency-Key");
+pub(crate) static IF_MATCH: HeaderName = HeaderName::from_static("If-Match");
 pub(crate) static CONTENT_TYPE: HeaderName = HeaderName::from_static("Content-Type");
 pub(crate) static RETRY_AFTER: HeaderName = HeaderName::from_static("Retry-After");
 /// ADR-32: the number of an error.

@@ -68,6 +68,7 @@ impl Service for Probe {
                 "sleep" => tokio::time::sleep(Duration::from_millis(request.password.parse().unwrap())).await,
                 "deny" => return Err(deny(&probe, &cx).await),
                 "time out" => return Err(time_out(&probe, &cx).await),
+                "if match" => return Err(if_match(&probe, &cx).await),
                 "refuse" => return Err(Error::conflict("taken", "Line one.\r\nLine two.").with_source("hunter2")),
                 _ => {}
             }
@@ -110,6 +111,12 @@ async fn deny(probe: &Probe, cx: &Context) -> Error {
 async fn time_out(probe: &Probe, cx: &Context) -> Error {
     let auth = subjects::auth::v1::AuthClient::new(probe.parts.caller.clone());
     auth.get_jwks(cx, subjects::auth::v1::GetJwksRequest {}).await.err().unwrap()
+}
+
+/// Calls what takes no precondition with one.
+async fn if_match(probe: &Probe, cx: &Context) -> Error {
+    let authz = subjects::authz::v1::AuthzClient::new(probe.parts.caller.if_match("17"));
+    authz.authorize(cx, AuthorizeRequest::default()).await.err().unwrap()
 }
 
 /// The settings of a probe.

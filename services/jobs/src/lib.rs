@@ -26,13 +26,13 @@ use kernel::{
 use subjects::ServiceContract;
 use subjects::jobs::v1::{
     CONTRACT, CancelJobRequest, CreateScheduleRequest, DeadLetter, DeleteScheduleReply, DeleteScheduleRequest, Echo,
-    Fail, GetDeadLetterRequest, GetJobRequest, GetScheduleRequest, Job, JobsService, ListDeadLettersReply,
-    ListDeadLettersRequest, ListJobsReply, ListJobsRequest, ListKindsReply, ListKindsRequest, ListQueuesReply,
-    ListQueuesRequest, ListSchedulesReply, ListSchedulesRequest, PauseQueueRequest, PauseScheduleRequest,
-    PreviewScheduleReply, PreviewScheduleRequest, PurgeDeadLettersReply, PurgeDeadLettersRequest, PutQueueRequest,
-    Queue, ReplayDeadLetterRequest, ReplayDeadLettersReply, ReplayDeadLettersRequest, ResumeQueueRequest,
-    ResumeScheduleRequest, RetryJobRequest, RunNowReply, RunNowRequest, Schedule, Sleep, SubmitBatchReply,
-    SubmitBatchRequest, SubmitReply, SubmitRequest, UpdateScheduleRequest, register,
+    Fail, GetDeadLetterRequest, GetJobRequest, GetQueueRequest, GetScheduleRequest, Job, JobsService,
+    ListDeadLettersReply, ListDeadLettersRequest, ListJobsReply, ListJobsRequest, ListKindsReply, ListKindsRequest,
+    ListQueuesReply, ListQueuesRequest, ListSchedulesReply, ListSchedulesRequest, PauseQueueRequest,
+    PauseScheduleRequest, PreviewScheduleReply, PreviewScheduleRequest, PurgeDeadLettersReply, PurgeDeadLettersRequest,
+    PutQueueRequest, Queue, ReplayDeadLetterRequest, ReplayDeadLettersReply, ReplayDeadLettersRequest,
+    ResumeQueueRequest, ResumeScheduleRequest, RetryJobRequest, RunNowReply, RunNowRequest, Schedule, Sleep,
+    SubmitBatchReply, SubmitBatchRequest, SubmitReply, SubmitRequest, UpdateScheduleRequest, register,
 };
 use tokio::sync::Notify;
 
@@ -158,6 +158,10 @@ impl JobsService<Context> for Jobs {
 
     async fn list_queues(&self, cx: &Context, _request: ListQueuesRequest) -> Result<ListQueuesReply> {
         handlers::list_queues(self, cx).await
+    }
+
+    async fn get_queue(&self, cx: &Context, request: GetQueueRequest) -> Result<Queue> {
+        handlers::get_queue(self, cx, request).await
     }
 
     async fn put_queue(&self, cx: &Context, request: PutQueueRequest) -> Result<Queue> {

@@ -52,7 +52,7 @@ async fn reconcile(jobs: &Jobs, runners: &mut Runners) -> Result<()> {
     // They go with the stream's store, and a runner does not.
     let consumers = broker.consumers().await?;
     let has_consumers = |queue: &str| Lane::ALL.iter().all(|lane| consumers.contains(&job::consumer(queue, *lane)));
-    for (queue, settings) in queues {
+    for storage::StoredQueue { name: queue, settings, .. } in queues {
         let runs = runners.get(&queue).is_some_and(|(known, _)| *known == settings);
         if runs && has_consumers(&queue) {
             continue;

@@ -163,7 +163,7 @@ async fn declare(jobs: &Jobs, cx: &Context, now: DateTime<Utc>) -> Result<()> {
             continue;
         }
         let service = Some(contract.service.to_owned());
-        let schedule = match known {
+        let mut schedule = match known {
             Some(known) if known.plan.cron == plan.cron => Schedule { plan, service, updated_at: now, ..known },
             Some(known) => {
                 let (active_since, planned_until, queued_at) = (now, now, None);
@@ -180,9 +180,10 @@ async fn declare(jobs: &Jobs, cx: &Context, now: DateTime<Utc>) -> Result<()> {
                 queued_at: None,
                 created_at: now,
                 updated_at: now,
+                revision: 0,
             },
         };
-        if !storage::put_schedule(&mut tx, &schedule).await? {
+        if !storage::put_schedule(&mut tx, &mut schedule).await? {
             return Err(Error::conflict("name_taken", "No other schedule can have this name."));
         }
     }

@@ -55,7 +55,7 @@ pub(crate) async fn create_role(authz: &Authz, cx: &Context, request: CreateRole
     }
     policy.create(role.clone()).map_err(AuthzError::from)?;
     let now = cx.now();
-    storage::insert_role(&mut tx, &role, now).await?;
+    let revision = storage::insert_role(&mut tx, &role, now).await?;
     tx.publish(&RoleCreated {
         role: role.name.to_string(),
         permissions: permissions_to_wire(&role),
@@ -63,7 +63,7 @@ pub(crate) async fn create_role(authz: &Authz, cx: &Context, request: CreateRole
     })
     .await?;
     let committed = tx.commit().await?;
-    let stored = StoredRole { role, created_at: now, updated_at: now };
+    let stored = StoredRole { role, created_at: now, updated_at: now, revision };
     Ok(WireRole { consistency_token: committed.consistency_token, ..stored.into() })
 }
 
@@ -121,7 +121,10 @@ pub(crate) async fn delete_role(authz: &Authz, cx: &Context, request: DeleteRole
     }
 
     let mut tx = authz.database.begin(cx).await?;
-    storage::lock_policy(&mut tx).await?.delete(&name).map_err(AuthzError::from)?;
+    let mut policy = storage::lock_policy(&mut tx).await?;
+    let stored = storage::find_role(&mut tx, &name).await?.ok_or_else(|| not_found(&name))?;
+    cx.check_if_match(Some(stored.revision))?;
+    policy.delete(&name).map_err(AuthzError::from)?;
     storage::delete_role(&mut tx, &name).await?;
     tx.publish(&RoleDeleted { role: name.to_string() }).await?;
     let committed = tx.commit().await?;
@@ -140,7 +143,9 @@ async fn apply<E: subjects::Event>(
     let giver = Giver::find(authz, cx).await?;
     let mut tx = authz.database.begin(cx).await?;
     let mut policy = storage::lock_policy(&mut tx).await?;
-    let before = policy.find(name.as_str()).cloned().ok_or_else(|| not_found(name))?;
+    let stored = storage::find_role(&mut tx, name).await?.ok_or_else(|| not_found(name))?;
+    cx.check_if_match(Some(stored.revision))?;
+    let before = stored.role;
     let mut role = before.clone();
     change(&mut role);
     if let Some(lacking) = giver.first_lacking(&policy, Some(&before), &role) {
@@ -192,7 +197,7 @@ fn inherits_to_wire(role: &Role) -> Vec<String> {
 
 impl From<StoredRole> for WireRole {
     fn from(stored: StoredRole) -> Self {
-        let StoredRole { role, created_at, updated_at } = stored;
+        let StoredRole { role, created_at, updated_at, revision } = stored;
         Self {
             name: role.name.to_string(),
             description: role.description.as_str().to_owned(),
@@ -202,6 +207,7 @@ impl From<StoredRole> for WireRole {
             created_at: Some(created_at.into()),
             updated_at: Some(updated_at.into()),
             consistency_token: String::new(),
+            revision: revision.to_string(),
         }
     }
 }

@@ -5,12 +5,13 @@ use sqlx::PgConnection;
 
 use crate::domain::{Description, Fault, Pattern, Policy, Role, RoleName};
 
-/// A role with its times.
+/// A role with its times and its revision.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredRole {
     pub(crate) role: Role,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) updated_at: DateTime<Utc>,
+    pub(crate) revision: i64,
 }
 
 struct RoleRow {
@@ -19,6 +20,7 @@ struct RoleRow {
     built_in: bool,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    revision: i64,
     permissions: Vec<String>,
     inherits: Vec<String>,
 }
@@ -41,7 +43,7 @@ impl TryFrom<RoleRow> for StoredRole {
         let role = parse().map_err(|fault| {
             sqlx::Error::Decode(format!("the stored role {:?} is not valid: {fault:?}", row.name).into())
         })?;
-        Ok(Self { role, created_at: row.created_at, updated_at: row.updated_at })
+        Ok(Self { role, created_at: row.created_at, updated_at: row.updated_at, revision: row.revision })
     }
 }
 
@@ -51,7 +53,7 @@ pub(crate) async fn load_policy(connection: &mut PgConnection) -> Result<Policy,
     let rows = sqlx::query_as!(
         RoleRow,
         r#"
-        SELECT name, description, built_in, created_at, updated_at,
+        SELECT name, description, built_in, created_at, updated_at, revision,
                ARRAY(SELECT permission FROM authz.role_permissions WHERE role = name) AS "permissions!",
                ARRAY(SELECT inherits FROM authz.role_inherits WHERE role = name) AS "inherits!"
         FROM authz.roles
@@ -73,7 +75,7 @@ pub(crate) async fn load_policy_of(connection: &mut PgConnection, names: &[Strin
             UNION
             SELECT role_inherits.inherits FROM reached JOIN authz.role_inherits ON role_inherits.role = reached.name
         )
-        SELECT name, description, built_in, created_at, updated_at,
+        SELECT name, description, built_in, created_at, updated_at, revision,
                ARRAY(SELECT permission FROM authz.role_permissions WHERE role = name) AS "permissions!",
                ARRAY(SELECT inherits FROM authz.role_inherits WHERE role = name) AS "inherits!"
         FROM authz.roles JOIN reached USING (name)
@@ -104,7 +106,7 @@ pub(crate) async fn find_role(
     let row = sqlx::query_as!(
         RoleRow,
         r#"
-        SELECT name, description, built_in, created_at, updated_at,
+        SELECT name, description, built_in, created_at, updated_at, revision,
                ARRAY(SELECT permission FROM authz.role_permissions WHERE role = name) AS "permissions!",
                ARRAY(SELECT inherits FROM authz.role_inherits WHERE role = name) AS "inherits!"
         FROM authz.roles WHERE name = $1
@@ -127,7 +129,7 @@ pub(crate) async fn list_roles(
     let rows = sqlx::query_as!(
         RoleRow,
         r#"
-        SELECT name, description, built_in, created_at, updated_at,
+        SELECT name, description, built_in, created_at, updated_at, revision,
                ARRAY(SELECT permission FROM authz.role_permissions WHERE role = name) AS "permissions!",
                ARRAY(SELECT inherits FROM authz.role_inherits WHERE role = name) AS "inherits!"
         FROM authz.roles
@@ -143,23 +145,25 @@ pub(crate) async fn list_roles(
     rows.into_iter().map(StoredRole::try_from).collect()
 }
 
-/// Makes a role; the name is known to be free.
+/// Makes a role and gives its revision; the name is known to be free.
 #[tracing::instrument(name = "storage.role.insert", skip_all)]
 pub(crate) async fn insert_role(
     connection: &mut PgConnection,
     role: &Role,
     now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "INSERT INTO authz.roles (name, description, built_in, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)",
+) -> Result<i64, sqlx::Error> {
+    let revision = sqlx::query_scalar!(
+        "INSERT INTO authz.roles (name, description, built_in, created_at, updated_at) VALUES ($1, $2, $3, $4, $4) \
+         RETURNING revision",
         role.name.as_str(),
         role.description.as_str(),
         role.built_in,
         now,
     )
-    .execute(&mut *connection)
+    .fetch_one(&mut *connection)
     .await?;
-    write_grants(connection, role).await
+    write_grants(connection, role).await?;
+    Ok(revision)
 }
 
 /// Puts a role in the place of the one of its name.
@@ -170,7 +174,7 @@ pub(crate) async fn update_role(
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE authz.roles SET description = $2, updated_at = $3 WHERE name = $1",
+        "UPDATE authz.roles SET description = $2, updated_at = $3, revision = DEFAULT WHERE name = $1",
         role.name.as_str(),
         role.description.as_str(),
         now,

@@ -113,6 +113,8 @@ pub struct Group {
     pub created_at: DateTime<Utc>,
     /// To the microsecond; the time of creation at first.
     pub updated_at: DateTime<Utc>,
+    /// Another one after each edit.
+    pub revision: i64,
 }
 
 /// A group as far as the roles of a member are concerned.

@@ -30,14 +30,17 @@ pub(crate) async fn assign_group_role(
 
     let mut tx = identity.database.begin(cx).await?;
     let group = storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
+    cx.check_if_match(Some(group.revision))?;
+    let mut revision = group.revision;
     if storage::insert_group_role(&mut tx, id, &role, cx.now()).await? {
         if group.roles.len() >= GROUP_ROLES_MAX {
             return Err(IdentityError::TooMany("roles of this group").into());
         }
+        revision = storage::touch_group(&mut tx, id, cx.now()).await?;
         tx.publish(&GroupRoleAssigned { group_id, role: name }).await?;
     }
     let committed = tx.commit().await?;
-    Ok(AssignGroupRoleReply { consistency_token: committed.consistency_token })
+    Ok(AssignGroupRoleReply { consistency_token: committed.consistency_token, revision: revision.to_string() })
 }
 
 /// Taking what it does not have changes nothing.
@@ -51,11 +54,14 @@ pub(crate) async fn remove_group_role(
 
     let mut tx = identity.database.begin(cx).await?;
     let before = administrators::lock(&mut tx).await?;
-    storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
+    let group = storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
+    cx.check_if_match(Some(group.revision))?;
+    let mut revision = group.revision;
     if storage::delete_group_role(&mut tx, id, &role).await? {
         before.keep_one(&mut tx).await?;
+        revision = storage::touch_group(&mut tx, id, cx.now()).await?;
         tx.publish(&GroupRoleRemoved { group_id: id.to_string(), role: role.as_str().to_owned() }).await?;
     }
     let committed = tx.commit().await?;
-    Ok(RemoveGroupRoleReply { consistency_token: committed.consistency_token })
+    Ok(RemoveGroupRoleReply { consistency_token: committed.consistency_token, revision: revision.to_string() })
 }

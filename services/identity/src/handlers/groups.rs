@@ -12,7 +12,7 @@ use super::administrators;
 use crate::Identity;
 use crate::domain::{Group, GroupDescription, GroupId, GroupName};
 use crate::error::IdentityError;
-use crate::storage::{self, GroupUpdate};
+use crate::storage;
 
 pub(crate) async fn list_groups(
     identity: &Identity,
@@ -32,14 +32,13 @@ pub(crate) async fn create_group(identity: &Identity, cx: &Context, request: Cre
 
     let mut tx = identity.database.begin(cx).await?;
     let (id, now) = (GroupId(cx.new_id()), cx.now());
-    if !storage::insert_group(&mut tx, id, &name, &description, now).await? {
-        return Err(IdentityError::GroupNameTaken.into());
-    }
+    let revision = storage::insert_group(&mut tx, id, &name, &description, now).await?;
+    let revision = revision.ok_or(IdentityError::GroupNameTaken)?;
     tx.publish(&GroupCreated { group_id: id.to_string() }).await?;
     tx.commit().await?;
     let description = description.as_str().to_owned();
     let name = name.as_given().to_owned();
-    Ok(Group { id, name, description, roles: Vec::new(), created_at: now, updated_at: now }.into())
+    Ok(Group { id, name, description, roles: Vec::new(), created_at: now, updated_at: now, revision }.into())
 }
 
 pub(crate) async fn get_group(identity: &Identity, _cx: &Context, request: GetGroupRequest) -> Result<WireGroup> {
@@ -56,10 +55,10 @@ pub(crate) async fn update_group(identity: &Identity, cx: &Context, request: Upd
         request.description.as_deref().map(GroupDescription::parse).transpose().map_err(IdentityError::from)?;
 
     let mut tx = identity.database.begin(cx).await?;
-    match storage::update_group(&mut tx, id, name.as_ref(), description.as_ref(), cx.now()).await? {
-        GroupUpdate::Done => {}
-        GroupUpdate::NotFound => return Err(IdentityError::GroupNotFound(id).into()),
-        GroupUpdate::NameTaken => return Err(IdentityError::GroupNameTaken.into()),
+    let group = storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
+    cx.check_if_match(Some(group.revision))?;
+    if !storage::update_group(&mut tx, id, name.as_ref(), description.as_ref(), cx.now()).await? {
+        return Err(IdentityError::GroupNameTaken.into());
     }
     let group = storage::find_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
     tx.publish(&GroupUpdated { group_id: id.to_string() }).await?;
@@ -76,9 +75,9 @@ pub(crate) async fn delete_group(
 
     let mut tx = identity.database.begin(cx).await?;
     let before = administrators::lock(&mut tx).await?;
-    if !storage::delete_group(&mut tx, id).await? {
-        return Err(IdentityError::GroupNotFound(id).into());
-    }
+    let group = storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
+    cx.check_if_match(Some(group.revision))?;
+    storage::delete_group(&mut tx, id).await?;
     before.keep_one(&mut tx).await?;
     tx.publish(&GroupDeleted { group_id: id.to_string() }).await?;
     let committed = tx.commit().await?;
@@ -94,6 +93,7 @@ impl From<Group> for WireGroup {
             roles: group.roles,
             created_at: Some(group.created_at.into()),
             updated_at: Some(group.updated_at.into()),
+            revision: group.revision.to_string(),
         }
     }
 }

@@ -14,16 +14,17 @@ struct GroupRow {
     roles: Vec<String>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    revision: i64,
 }
 
 impl From<GroupRow> for Group {
     fn from(row: GroupRow) -> Self {
-        let GroupRow { id, name, description, roles, created_at, updated_at } = row;
-        Self { id: GroupId(id), name, description, roles, created_at, updated_at }
+        let GroupRow { id, name, description, roles, created_at, updated_at, revision } = row;
+        Self { id: GroupId(id), name, description, roles, created_at, updated_at, revision }
     }
 }
 
-/// Makes a group; false where another has its name.
+/// Makes a group and gives its revision; none where another has its name.
 #[tracing::instrument(name = "storage.group.insert", skip_all)]
 pub(crate) async fn insert_group(
     connection: &mut PgConnection,
@@ -31,19 +32,18 @@ pub(crate) async fn insert_group(
     name: &GroupName,
     description: &GroupDescription,
     now: DateTime<Utc>,
-) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query!(
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar!(
         "INSERT INTO identity.groups (id, name, name_normalised, description, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (name_normalised) DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (name_normalised) DO NOTHING RETURNING revision",
         id.0,
         name.as_given(),
         name.normalised(),
         description.as_str(),
         now,
     )
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected() > 0)
+    .fetch_optional(connection)
+    .await
 }
 
 /// The group with this id.
@@ -52,7 +52,7 @@ pub(crate) async fn find_group(connection: &mut PgConnection, id: GroupId) -> Re
     let row = sqlx::query_as!(
         GroupRow,
         r#"
-        SELECT id, name, description, created_at, updated_at,
+        SELECT id, name, description, created_at, updated_at, revision,
                ARRAY(SELECT role FROM identity.group_roles WHERE group_id = id ORDER BY role) AS "roles!"
         FROM identity.groups WHERE id = $1
         "#,
@@ -73,7 +73,7 @@ pub(crate) async fn list_groups(
     let rows = sqlx::query_as!(
         GroupRow,
         r#"
-        SELECT id, name, description, created_at, updated_at,
+        SELECT id, name, description, created_at, updated_at, revision,
                ARRAY(SELECT role FROM identity.group_roles WHERE group_id = id ORDER BY role) AS "roles!"
         FROM identity.groups
         WHERE $1::uuid IS NULL OR id < $1
@@ -88,15 +88,7 @@ pub(crate) async fn list_groups(
     Ok(rows.into_iter().map(Group::from).collect())
 }
 
-/// What came of changing a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GroupUpdate {
-    Done,
-    NotFound,
-    NameTaken,
-}
-
-/// Changes what is given.
+/// Changes what is given of a group that is there; false where another has the name.
 #[tracing::instrument(name = "storage.group.update", skip_all)]
 pub(crate) async fn update_group(
     connection: &mut PgConnection,
@@ -104,10 +96,10 @@ pub(crate) async fn update_group(
     name: Option<&GroupName>,
     description: Option<&GroupDescription>,
     now: DateTime<Utc>,
-) -> Result<GroupUpdate, sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let done = sqlx::query!(
         "UPDATE identity.groups SET name = coalesce($2, name), name_normalised = coalesce($3, name_normalised),
-             description = coalesce($4, description), updated_at = $5
+             description = coalesce($4, description), updated_at = $5, revision = DEFAULT
          WHERE id = $1",
         id.0,
         name.map(GroupName::as_given),
@@ -118,23 +110,36 @@ pub(crate) async fn update_group(
     .execute(connection)
     .await;
     match done {
-        Ok(done) if done.rows_affected() > 0 => Ok(GroupUpdate::Done),
-        Ok(_) => Ok(GroupUpdate::NotFound),
-        Err(sqlx::Error::Database(error)) if error.constraint() == Some("groups_name_normalised_key") => {
-            Ok(GroupUpdate::NameTaken)
-        }
+        Ok(_) => Ok(true),
+        Err(sqlx::Error::Database(error)) if error.constraint() == Some("groups_name_normalised_key") => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Deletes a group with its memberships and roles; false where there is none.
-#[tracing::instrument(name = "storage.group.delete", skip_all)]
-pub(crate) async fn delete_group(connection: &mut PgConnection, id: GroupId) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query!("DELETE FROM identity.groups WHERE id = $1", id.0).execute(connection).await?;
-    Ok(done.rows_affected() > 0)
+/// Notes that what belongs to a group was edited, and gives the group's new revision. The group must be there.
+#[tracing::instrument(name = "storage.group.touch", skip_all)]
+pub(crate) async fn touch_group(
+    connection: &mut PgConnection,
+    id: GroupId,
+    now: DateTime<Utc>,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        "UPDATE identity.groups SET updated_at = $2, revision = DEFAULT WHERE id = $1 RETURNING revision",
+        id.0,
+        now,
+    )
+    .fetch_one(connection)
+    .await
 }
 
-/// Locks a group against its deletion until the transaction ends, and gives it; `None` where there is none.
+/// Deletes a group with its memberships and roles.
+#[tracing::instrument(name = "storage.group.delete", skip_all)]
+pub(crate) async fn delete_group(connection: &mut PgConnection, id: GroupId) -> Result<(), sqlx::Error> {
+    sqlx::query!("DELETE FROM identity.groups WHERE id = $1", id.0).execute(connection).await?;
+    Ok(())
+}
+
+/// Locks a group against being edited or deleted until the transaction ends, and gives it; `None` where there is none.
 pub(crate) async fn lock_group(connection: &mut PgConnection, id: GroupId) -> Result<Option<Group>, sqlx::Error> {
     let found = sqlx::query_scalar!("SELECT id FROM identity.groups WHERE id = $1 FOR NO KEY UPDATE", id.0)
         .fetch_optional(&mut *connection)

@@ -7,8 +7,8 @@ mod users;
 
 pub(crate) use credentials::{SignIn, find_sign_in, replace_hash};
 pub(crate) use groups::{
-    GroupUpdate, count_groups_of, delete_group, delete_group_role, delete_member, find_group, insert_group,
-    insert_group_role, insert_member, list_groups, list_members, lock_group, update_group,
+    count_groups_of, delete_group, delete_group_role, delete_member, find_group, insert_group, insert_group_role,
+    insert_member, list_groups, list_members, lock_group, touch_group, update_group,
 };
 pub(crate) use roles::{
     count_roles, delete_role, find_roles, find_roles_of_anybody, has_active_administrator, has_administrator,

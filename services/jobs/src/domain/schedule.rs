@@ -292,6 +292,8 @@ pub struct Schedule {
     pub queued_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+    /// Another one after each edit; 0 before it is kept.
+    pub revision: i64,
 }
 
 impl Schedule {
@@ -419,6 +421,7 @@ mod tests {
             queued_at: None,
             created_at: start,
             updated_at: start,
+            revision: 0,
         }
     }
 

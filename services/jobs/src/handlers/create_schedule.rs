@@ -13,7 +13,7 @@ use crate::{Jobs, storage};
 pub(crate) async fn create_schedule(jobs: &Jobs, cx: &Context, request: CreateScheduleRequest) -> Result<WireSchedule> {
     let (paused, now) = (request.paused, cx.now());
     let plan = Plan::parse(request, now).map_err(JobsError::Invalid)?;
-    let schedule = Schedule {
+    let mut schedule = Schedule {
         id: cx.new_id().to_string(),
         plan,
         service: None,
@@ -23,12 +23,13 @@ pub(crate) async fn create_schedule(jobs: &Jobs, cx: &Context, request: CreateSc
         queued_at: None,
         created_at: now,
         updated_at: now,
+        revision: 0,
     };
     let mut tx = jobs.database.begin(cx).await?;
     if storage::count_schedules(&mut tx).await? >= jobs.settings.crons_max.into() {
         return Err(JobsError::TooManyCrons.into());
     }
-    if !storage::put_schedule(&mut tx, &schedule).await? {
+    if !storage::put_schedule(&mut tx, &mut schedule).await? {
         return Err(JobsError::NameTaken.into());
     }
     let plan = &schedule.plan;

@@ -11,7 +11,8 @@ use crate::{Jobs, storage};
 
 pub(crate) async fn list_kinds(jobs: &Jobs, cx: &Context) -> Result<ListKindsReply> {
     let mut tx = jobs.database.begin(cx).await?;
-    let queues: BTreeMap<String, QueueSettings> = storage::list_queues(&mut tx).await?.into_iter().collect();
+    let queues = storage::list_queues(&mut tx).await?.into_iter().map(|queue| (queue.name, queue.settings));
+    let queues: BTreeMap<String, QueueSettings> = queues.collect();
     let seen = storage::list_kinds(&mut tx).await?;
     let mut kinds = BTreeMap::new();
     for (queue, kind) in seen {

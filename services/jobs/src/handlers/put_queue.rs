@@ -10,7 +10,7 @@ use super::wire::{queue_to_wire, record};
 use crate::Jobs;
 use crate::domain::{QueueSettings, check_queue};
 use crate::error::JobsError;
-use crate::storage;
+use crate::storage::{self, StoredQueue};
 
 pub(crate) async fn put_queue(jobs: &Jobs, cx: &Context, request: PutQueueRequest) -> Result<Queue> {
     let mut faults = Vec::new();
@@ -33,7 +33,9 @@ pub(crate) async fn put_queue(jobs: &Jobs, cx: &Context, request: PutQueueReques
     let Some(settings) = settings.filter(|_| faults.is_empty()) else { return Err(JobsError::Invalid(faults).into()) };
 
     let mut tx = jobs.database.begin(cx).await?;
-    storage::put_queue(&mut tx, &request.queue, &settings, cx.now()).await?;
+    let before = storage::lock_queue(&mut tx, &request.queue).await?;
+    cx.check_if_match(before.map(|queue| queue.revision))?;
+    let revision = storage::put_queue(&mut tx, &request.queue, &settings, cx.now()).await?;
     let details = json!({
         "concurrency": settings.concurrency,
         "maxAttempts": settings.max_attempts,
@@ -44,5 +46,6 @@ pub(crate) async fn put_queue(jobs: &Jobs, cx: &Context, request: PutQueueReques
     tx.commit().await?;
     jobs.queues.notify_one();
     let state = jobs.engine.broker().queue(&request.queue).await?.unwrap_or_default();
-    Ok(queue_to_wire(&request.queue, &settings, &state, cx.now()))
+    let queue = StoredQueue { name: request.queue, settings, revision };
+    Ok(queue_to_wire(&queue, &state, cx.now()))
 }

@@ -44,6 +44,7 @@ pub(crate) async fn delete_schedule(
 ) -> Result<DeleteScheduleReply> {
     let mut tx = jobs.database.begin(cx).await?;
     let schedule = own_schedule(&mut tx, &request.schedule_id).await?;
+    cx.check_if_match(Some(schedule.revision))?;
     storage::delete_schedule(&mut tx, &schedule.id).await?;
     record(&mut tx, "jobs.schedule.deleted", "schedule", &schedule.id, json!({ "name": schedule.plan.name })).await?;
     tx.commit().await?;

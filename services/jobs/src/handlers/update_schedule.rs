@@ -19,6 +19,7 @@ pub(crate) async fn update_schedule(
     let id = std::mem::take(&mut request.schedule_id);
     let mut tx = jobs.database.begin(cx).await?;
     let mut schedule = own_schedule(&mut tx, &id).await?;
+    cx.check_if_match(Some(schedule.revision))?;
     let plan = schedule.plan.clone().changed(request, cx.now()).map_err(JobsError::Invalid)?;
     if (&plan.cron, &plan.time_zone) != (&schedule.plan.cron, &schedule.plan.time_zone) {
         begin_anew(&mut schedule, cx.now());
@@ -26,7 +27,7 @@ pub(crate) async fn update_schedule(
     }
     schedule.plan = plan;
     schedule.updated_at = cx.now();
-    if !storage::put_schedule(&mut tx, &schedule).await? {
+    if !storage::put_schedule(&mut tx, &mut schedule).await? {
         return Err(JobsError::NameTaken.into());
     }
     let plan = &schedule.plan;
@@ -41,11 +42,12 @@ pub(crate) async fn update_schedule(
 pub(crate) async fn hold_schedule(jobs: &Jobs, cx: &Context, id: &str, paused: bool) -> Result<WireSchedule> {
     let mut tx = jobs.database.begin(cx).await?;
     let mut schedule = find_schedule(&mut tx, id).await?;
+    cx.check_if_match(Some(schedule.revision))?;
     if schedule.paused != paused {
         schedule.paused = paused;
         schedule.updated_at = cx.now();
         begin_anew(&mut schedule, cx.now());
-        storage::put_schedule(&mut tx, &schedule).await?;
+        storage::put_schedule(&mut tx, &mut schedule).await?;
     }
     let action = if paused { "jobs.schedule.paused" } else { "jobs.schedule.resumed" };
     record(&mut tx, action, "schedule", id, json!({ "name": schedule.plan.name })).await?;

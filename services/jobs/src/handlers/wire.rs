@@ -8,9 +8,9 @@ use subjects::audit::v1::Outcome;
 use subjects::free::v1::RawJson;
 use subjects::jobs::v1 as wire;
 
-use crate::domain::{DeadLetter, Job, JobError, QueueSettings, Schedule};
+use crate::domain::{DeadLetter, Job, JobError, Schedule};
 use crate::error::JobsError;
-use crate::storage::{self, LastTick};
+use crate::storage::{self, LastTick, StoredQueue};
 
 /// A job as the API shows it.
 pub(super) fn job_to_wire(job: Job, errors: Vec<JobError>) -> wire::Job {
@@ -61,16 +61,12 @@ pub(super) fn letter_to_wire(letter: DeadLetter, errors: Vec<JobError>) -> wire:
 }
 
 /// A queue as the API shows it.
-pub(super) fn queue_to_wire(
-    name: &str,
-    settings: &QueueSettings,
-    state: &kernel::jobs::QueueState,
-    now: DateTime<Utc>,
-) -> wire::Queue {
+pub(super) fn queue_to_wire(queue: &StoredQueue, state: &kernel::jobs::QueueState, now: DateTime<Utc>) -> wire::Queue {
     let bounded = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let settings = &queue.settings;
     let age = state.oldest.map_or(0, |oldest| (now - oldest).num_milliseconds().max(0));
     wire::Queue {
-        name: name.to_owned(),
+        name: queue.name.clone(),
         concurrency: settings.concurrency,
         backoff_base_ms: settings.backoff_base_ms,
         backoff_max_ms: settings.backoff_max_ms,
@@ -80,9 +76,10 @@ pub(super) fn queue_to_wire(
         pending: bounded(state.pending),
         running: bounded(state.running),
         oldest_age_ms: u32::try_from(age).unwrap_or(u32::MAX),
-        owned: subjects::job::runner_of(name).is_some(),
+        owned: subjects::job::runner_of(&queue.name).is_some(),
         rate_per_second: settings.rate.map(|rate| rate.per_second),
         rate_burst: settings.rate.map(|rate| rate.burst),
+        revision: queue.revision.to_string(),
     }
 }
 
@@ -157,6 +154,7 @@ pub(super) fn schedule_to_wire(schedule: Schedule, last: LastTick, now: DateTime
         last_job_id: last.job_id.unwrap_or_default(),
         created_at: Some(schedule.created_at.into()),
         updated_at: Some(schedule.updated_at.into()),
+        revision: schedule.revision.to_string(),
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) use letters::{
     LetterFilter, count_letters, delete_letters, delete_letters_before, find_letters, insert_letter, list_letters,
     list_oldest_letters, mark_overtaken, mark_replayed,
 };
-pub(crate) use queues::{find_queue, list_queues, make_queues, put_queue};
+pub(crate) use queues::{StoredQueue, find_queue, list_queues, lock_queue, make_queues, put_queue, touch_queue};
 pub(crate) use schedules::{
     LastTick, close_lost, count_open, count_schedules, delete_schedule, delete_ticks, delete_undeclared, find_declared,
     find_schedule, insert_tick, last_ticks, list_queued, list_schedules, may_plan, note_planned, note_store,

@@ -7,6 +7,15 @@ use sqlx::PgConnection;
 use super::{number, unsigned};
 use crate::domain::QueueSettings;
 
+/// A queue as it is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredQueue {
+    pub name: String,
+    pub settings: QueueSettings,
+    /// Another one after each edit.
+    pub revision: i64,
+}
+
 struct QueueRow {
     name: String,
     concurrency: i32,
@@ -17,9 +26,10 @@ struct QueueRow {
     timeout_ms: i32,
     rate_per_second: Option<f64>,
     rate_burst: Option<i32>,
+    revision: i64,
 }
 
-impl From<QueueRow> for (String, QueueSettings) {
+impl From<QueueRow> for StoredQueue {
     fn from(row: QueueRow) -> Self {
         let settings = QueueSettings {
             concurrency: unsigned(row.concurrency),
@@ -33,16 +43,16 @@ impl From<QueueRow> for (String, QueueSettings) {
                 .zip(row.rate_burst)
                 .map(|(per_second, burst)| Rate { per_second, burst: unsigned(burst) }),
         };
-        (row.name, settings)
+        Self { name: row.name, settings, revision: row.revision }
     }
 }
 
 /// Every queue that has appeared or was declared, by name.
-pub(crate) async fn list_queues(connection: &mut PgConnection) -> Result<Vec<(String, QueueSettings)>, sqlx::Error> {
+pub(crate) async fn list_queues(connection: &mut PgConnection) -> Result<Vec<StoredQueue>, sqlx::Error> {
     let rows = sqlx::query_as!(
         QueueRow,
-        "SELECT name, concurrency, is_exact, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, rate_per_second, rate_burst \
-         FROM jobs.queues ORDER BY name",
+        "SELECT name, concurrency, is_exact, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, rate_per_second, rate_burst, \
+         revision FROM jobs.queues ORDER BY name",
     )
     .fetch_all(connection)
     .await?;
@@ -50,19 +60,22 @@ pub(crate) async fn list_queues(connection: &mut PgConnection) -> Result<Vec<(St
 }
 
 /// One queue.
-pub(crate) async fn find_queue(
-    connection: &mut PgConnection,
-    name: &str,
-) -> Result<Option<QueueSettings>, sqlx::Error> {
+pub(crate) async fn find_queue(connection: &mut PgConnection, name: &str) -> Result<Option<StoredQueue>, sqlx::Error> {
     let row = sqlx::query_as!(
         QueueRow,
-        "SELECT name, concurrency, is_exact, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, rate_per_second, rate_burst \
-         FROM jobs.queues WHERE name = $1",
+        "SELECT name, concurrency, is_exact, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, rate_per_second, rate_burst, \
+         revision FROM jobs.queues WHERE name = $1",
         name,
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| <(String, QueueSettings)>::from(row).1))
+    Ok(row.map(Into::into))
+}
+
+/// One queue, kept as it is until the transaction ends.
+pub(crate) async fn lock_queue(connection: &mut PgConnection, name: &str) -> Result<Option<StoredQueue>, sqlx::Error> {
+    sqlx::query!("SELECT FROM jobs.queues WHERE name = $1 FOR UPDATE", name).fetch_optional(&mut *connection).await?;
+    find_queue(connection, name).await
 }
 
 /// Makes queues that are not there yet.
@@ -91,20 +104,20 @@ pub(crate) async fn make_queues(
     Ok(())
 }
 
-/// Makes a queue or changes it.
+/// Makes a queue or changes it, and gives its new revision.
 pub(crate) async fn put_queue(
     connection: &mut PgConnection,
     name: &str,
     settings: &QueueSettings,
     now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
         "INSERT INTO jobs.queues (name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, \
          rate_per_second, rate_burst, is_exact, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
          ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency, backoff_base_ms = excluded.backoff_base_ms, \
          backoff_max_ms = excluded.backoff_max_ms, max_attempts = excluded.max_attempts, timeout_ms = excluded.timeout_ms, \
-         rate_per_second = excluded.rate_per_second, rate_burst = excluded.rate_burst, \
-         is_exact = excluded.is_exact, updated_at = excluded.updated_at",
+         rate_per_second = excluded.rate_per_second, rate_burst = excluded.rate_burst, is_exact = excluded.is_exact, \
+         updated_at = excluded.updated_at, revision = DEFAULT RETURNING revision",
         name,
         number(settings.concurrency),
         number(settings.backoff_base_ms),
@@ -116,7 +129,21 @@ pub(crate) async fn put_queue(
         settings.is_exact,
         now,
     )
-    .execute(connection)
-    .await?;
-    Ok(())
+    .fetch_one(connection)
+    .await
+}
+
+/// Notes that what the broker keeps of a queue was edited, and gives the queue's new revision. The queue must be there.
+pub(crate) async fn touch_queue(
+    connection: &mut PgConnection,
+    name: &str,
+    now: DateTime<Utc>,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        "UPDATE jobs.queues SET updated_at = $2, revision = DEFAULT WHERE name = $1 RETURNING revision",
+        name,
+        now,
+    )
+    .fetch_one(connection)
+    .await
 }

@@ -30,6 +30,7 @@ struct ScheduleRow {
     queued_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    revision: i64,
 }
 
 impl TryFrom<ScheduleRow> for Schedule {
@@ -60,6 +61,7 @@ impl TryFrom<ScheduleRow> for Schedule {
             queued_at: row.queued_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
+            revision: row.revision,
         })
     }
 }
@@ -82,7 +84,7 @@ pub(crate) async fn list_schedules(
     let rows = sqlx::query_as!(
         ScheduleRow,
         "SELECT id, name, service, cron, time_zone, queue, kind, args, overlap, catch_up, catch_up_max, jitter_ms, \
-         max_attempts, timeout_ms, paused, active_since, planned_until, queued_at, created_at, updated_at \
+         max_attempts, timeout_ms, paused, active_since, planned_until, queued_at, created_at, updated_at, revision \
          FROM jobs.schedules WHERE ($1::text IS NULL OR queue = $1) AND ($2::text IS NULL OR name > $2) \
          ORDER BY name LIMIT $3",
         queue,
@@ -99,7 +101,7 @@ pub(crate) async fn find_schedule(connection: &mut PgConnection, id: &str) -> Re
     let row = sqlx::query_as!(
         ScheduleRow,
         "SELECT id, name, service, cron, time_zone, queue, kind, args, overlap, catch_up, catch_up_max, jitter_ms, \
-         max_attempts, timeout_ms, paused, active_since, planned_until, queued_at, created_at, updated_at \
+         max_attempts, timeout_ms, paused, active_since, planned_until, queued_at, created_at, updated_at, revision \
          FROM jobs.schedules WHERE id = $1 FOR UPDATE",
         id,
     )
@@ -113,7 +115,7 @@ pub(crate) async fn find_declared(connection: &mut PgConnection, name: &str) -> 
     let row = sqlx::query_as!(
         ScheduleRow,
         "SELECT id, name, service, cron, time_zone, queue, kind, args, overlap, catch_up, catch_up_max, jitter_ms, \
-         max_attempts, timeout_ms, paused, active_since, planned_until, queued_at, created_at, updated_at \
+         max_attempts, timeout_ms, paused, active_since, planned_until, queued_at, created_at, updated_at, revision \
          FROM jobs.schedules WHERE name = $1 AND service IS NOT NULL FOR UPDATE",
         name,
     )
@@ -133,10 +135,10 @@ pub(crate) async fn count_schedules(connection: &mut PgConnection) -> Result<u64
     Ok(u64::try_from(count).unwrap_or_default())
 }
 
-/// Inserts a schedule or changes all that may change of it. False where another has the name.
-pub(crate) async fn put_schedule(connection: &mut PgConnection, schedule: &Schedule) -> Result<bool, sqlx::Error> {
+/// Inserts a schedule or changes all that may change of it, and notes its new revision. False where another has the name.
+pub(crate) async fn put_schedule(connection: &mut PgConnection, schedule: &mut Schedule) -> Result<bool, sqlx::Error> {
     let plan = &schedule.plan;
-    let put = sqlx::query!(
+    let put = sqlx::query_scalar!(
         "INSERT INTO jobs.schedules (id, name, service, cron, time_zone, queue, kind, args, overlap, catch_up, catch_up_max, \
          jitter_ms, max_attempts, timeout_ms, paused, active_since, planned_until, queued_at, created_at, updated_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) \
@@ -145,7 +147,8 @@ pub(crate) async fn put_schedule(connection: &mut PgConnection, schedule: &Sched
          overlap = excluded.overlap, catch_up = excluded.catch_up, catch_up_max = excluded.catch_up_max, \
          jitter_ms = excluded.jitter_ms, max_attempts = excluded.max_attempts, timeout_ms = excluded.timeout_ms, \
          paused = excluded.paused, active_since = excluded.active_since, planned_until = excluded.planned_until, \
-         queued_at = excluded.queued_at, updated_at = excluded.updated_at",
+         queued_at = excluded.queued_at, updated_at = excluded.updated_at, \
+         revision = DEFAULT RETURNING revision",
         schedule.id,
         plan.name,
         schedule.service,
@@ -167,10 +170,13 @@ pub(crate) async fn put_schedule(connection: &mut PgConnection, schedule: &Sched
         schedule.created_at,
         schedule.updated_at,
     )
-    .execute(connection)
+    .fetch_one(connection)
     .await;
     match put {
-        Ok(_) => Ok(true),
+        Ok(revision) => {
+            schedule.revision = revision;
+            Ok(true)
+        }
         Err(sqlx::Error::Database(error)) if error.constraint() == Some("schedules_name_key") => Ok(false),
         Err(error) => Err(error),
     }
