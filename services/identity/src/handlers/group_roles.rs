@@ -11,6 +11,7 @@ use crate::Identity;
 use crate::domain::{GROUP_ROLES_MAX, GroupId, RoleName};
 use crate::error::IdentityError;
 use crate::granting::{self, Target};
+use crate::notices;
 use crate::storage;
 
 /// Giving it again changes nothing.
@@ -35,6 +36,7 @@ pub(crate) async fn assign_group_role(
             return Err(IdentityError::TooMany("roles of this group").into());
         }
         tx.publish(&GroupRoleAssigned { group_id, role: name }).await?;
+        notices::enqueue_to_members(&mut tx, cx, id).await?;
     }
     let committed = tx.commit().await?;
     Ok(AssignGroupRoleReply { consistency_token: committed.consistency_token })
@@ -55,6 +57,7 @@ pub(crate) async fn remove_group_role(
     if storage::delete_group_role(&mut tx, id, &role).await? {
         before.keep_one(&mut tx).await?;
         tx.publish(&GroupRoleRemoved { group_id: id.to_string(), role: role.as_str().to_owned() }).await?;
+        notices::enqueue_to_members(&mut tx, cx, id).await?;
     }
     let committed = tx.commit().await?;
     Ok(RemoveGroupRoleReply { consistency_token: committed.consistency_token })

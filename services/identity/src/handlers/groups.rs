@@ -12,6 +12,7 @@ use super::administrators;
 use crate::Identity;
 use crate::domain::{Group, GroupDescription, GroupId, GroupName};
 use crate::error::IdentityError;
+use crate::notices;
 use crate::storage::{self, GroupUpdate};
 
 pub(crate) async fn list_groups(
@@ -76,9 +77,11 @@ pub(crate) async fn delete_group(
 
     let mut tx = identity.database.begin(cx).await?;
     let before = administrators::lock(&mut tx).await?;
-    if !storage::delete_group(&mut tx, id).await? {
-        return Err(IdentityError::GroupNotFound(id).into());
+    let group = storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
+    if !group.roles.is_empty() {
+        notices::enqueue_to_members(&mut tx, cx, id).await?;
     }
+    storage::delete_group(&mut tx, id).await?;
     before.keep_one(&mut tx).await?;
     tx.publish(&GroupDeleted { group_id: id.to_string() }).await?;
     let committed = tx.commit().await?;
