@@ -30,15 +30,15 @@ pub(crate) async fn take_recipients(
     notice_id: Uuid,
     limit: i64,
 ) -> Result<Vec<UserId>, sqlx::Error> {
+    // An array, since a join with a table whose size is not known yet reads all of it each time.
     let taken = sqlx::query_scalar!(
         r#"
-        WITH next AS MATERIALIZED (
+        DELETE FROM identity.notice_recipients
+        WHERE notice_id = $1 AND user_id = ANY (ARRAY(
             SELECT user_id FROM identity.notice_recipients WHERE notice_id = $1
             ORDER BY user_id LIMIT $2 FOR UPDATE
-        )
-        DELETE FROM identity.notice_recipients USING next
-        WHERE notice_recipients.notice_id = $1 AND notice_recipients.user_id = next.user_id
-        RETURNING notice_recipients.user_id
+        ))
+        RETURNING user_id
         "#,
         notice_id,
         limit,
