@@ -19,6 +19,8 @@ use subjects::{Access, Endpoint, HttpMethod};
 const CHANGES: &[(&str, &str)] = &[
     ("svc.identity.v1.register", "identity.user.registered"),
     ("svc.identity.v1.create_user", "identity.user.created"),
+    ("svc.identity.v1.update_user", "identity.user.updated"),
+    ("svc.identity.v1.change_password", "identity.user.password_changed"),
     ("svc.identity.v1.disable_user", "identity.user.disabled"),
     ("svc.identity.v1.enable_user", "identity.user.enabled"),
     ("svc.identity.v1.delete_user", "identity.user.deleted"),
@@ -164,6 +166,8 @@ async fn every_changing_endpoint_and_every_event_appears_in_the_log() {
     let tokens = http.login(&person.email, &person.password).await;
     let user = http.with_token(tokens["accessToken"].as_str().unwrap());
     Tail::refused(&user, "evt.%3E", None).await.problem(403, "permission_denied");
+    let change = json!({ "currentPassword": person.password, "newPassword": Person::new().password });
+    assert_eq!(user.post("/api/v1/users/me/password", &change).await.status, 204);
     let reply = user.post("/api/v1/auth/logout", &json!({})).await;
     assert_eq!(reply.status, 204);
     admin.post("/api/v1/auth/keys/rotate", &json!({})).await.json(200);
@@ -213,6 +217,7 @@ async fn change_who_may_what(admin: &Http) {
         (Method::DELETE, format!("groups/{group}/roles/walker"), json!({})),
         (Method::DELETE, format!("groups/{group}/members/{user}"), json!({})),
         (Method::DELETE, format!("groups/{group}"), json!({})),
+        (Method::PATCH, format!("users/{user}"), json!({ "displayName": "Walker" })),
         (Method::POST, format!("users/{user}/disable"), json!({})),
         (Method::POST, format!("users/{user}/enable"), json!({})),
         (Method::DELETE, format!("users/{user}"), json!({})),

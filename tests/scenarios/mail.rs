@@ -96,6 +96,155 @@ async fn members_of_a_group_are_told_when_it_gives_them_roles() {
     assert!(letters.iter().any(|letter| letter.contains("Your roles now: auditor")), "{letters:?}");
 }
 
+/// The letters to one address under this subject.
+fn letters_about(platform: &Platform, address: &str, subject: &str) -> Vec<String> {
+    let line = format!("Subject: {subject}\r\n");
+    letters_to(platform, address).into_iter().filter(|letter| letter.contains(&line)).collect()
+}
+
+#[tokio::test]
+async fn a_user_is_told_of_another_password_and_not_which() {
+    let platform = Setup::new().start().await;
+    let (admin, person) = (platform.admin().await, Person::new());
+    let user = create(&admin, &person).await;
+    let (set, chosen) = (Person::new().password, Person::new().password);
+
+    admin.patch(&format!("/api/v1/users/{user}"), &json!({ "password": set })).await.json(200);
+    // A name is no secret, and nobody is told of it.
+    admin.patch(&format!("/api/v1/users/{user}"), &json!({ "displayName": "Ann" })).await.json(200);
+    let own = platform.http().signed_in(&person.email, &set).await;
+    let change = json!({ "currentPassword": set, "newPassword": chosen });
+    assert_eq!(own.post("/api/v1/users/me/password", &change).await.status, 204);
+
+    let ids = jobs_of(&platform, &user).await;
+    assert_eq!(ids.len(), 3);
+    let mut told = String::new();
+    for (id, purpose) in ids.iter().zip(["ACCOUNT_CREATED", "PASSWORD_SET", "PASSWORD_CHANGED"]) {
+        let job = jobs::job_in(&admin, id, "SUCCEEDED").await;
+        assert_eq!(job["args"], json!({ "userId": user, "purpose": purpose }));
+        told.push_str(&job.to_string());
+    }
+    for subject in ["You have another password", "Your password was changed"] {
+        let letters = letters_about(&platform, &person.email, subject);
+        assert_eq!(letters.len(), 1, "{subject}");
+        told.push_str(&letters[0]);
+    }
+    assert!(!told.contains(&set) && !told.contains(&chosen) && !told.contains(&person.password));
+    own.get("/api/v1/users/me").await.json(200);
+    platform.http().login(&person.email, &chosen).await;
+}
+
+/// The ids of the jobs that tell many, the oldest first.
+async fn spreads(platform: &Platform) -> Vec<String> {
+    let select = "SELECT substr(headers ->> 'Nats-Msg-Id', length('mail.spread:') + 1) FROM identity.outbox \
+                  WHERE stream = 'JOBS' AND starts_with(headers ->> 'Nats-Msg-Id', 'mail.spread:') ORDER BY id";
+    sqlx::query_scalar(select).fetch_all(&mut platform.superuser().await).await.unwrap()
+}
+
+#[tokio::test]
+async fn members_are_told_when_the_roles_of_their_group_change() {
+    let platform = Setup::new().start().await;
+    let (admin, people) = (platform.admin().await, [Person::new(), Person::new()]);
+    let (outsider, former) = (Person::new(), Person::new());
+    let made = admin.post("/api/v1/groups", &json!({ "name": "Readers" })).await.json(201);
+    let group = format!("/api/v1/groups/{}", made["id"].as_str().unwrap());
+    create(&admin, &outsider).await;
+    let mut members = Vec::new();
+    for person in people.iter().chain([&former]) {
+        let user = create(&admin, person).await;
+        assert_eq!(admin.put(&format!("{group}/members/{user}"), &json!({})).await.status, 200);
+        members.push(user);
+    }
+    assert_eq!(admin.delete(&format!("{group}/members/{}", members[2])).await.status, 200);
+    let letters = |person: &Person| letters_about(&platform, &person.email, "Your roles were changed");
+
+    // Given, given again, taken, taken again, given, and gone with the group.
+    let role = format!("{group}/roles/auditor");
+    let mut told = 0;
+    for (change, spread) in
+        [("put", true), ("put", false), ("delete", true), ("delete", false), ("put", true), ("", true)]
+    {
+        let reply = match change {
+            "put" => admin.put(&role, &json!({})).await,
+            "delete" => admin.delete(&role).await,
+            _ => admin.delete(&group).await,
+        };
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let jobs = spreads(&platform).await;
+        told += usize::from(spread);
+        assert_eq!(jobs.len(), told);
+        if spread {
+            let job = jobs::job_in(&admin, &jobs[told - 1], "SUCCEEDED").await;
+            assert_eq!((&job["args"]["noticeId"].is_string(), &job["result"]), (&true, &json!({ "letters": 2 })));
+            wait::until("both have their letter", async || {
+                people.iter().all(|person| letters(person).len() == told).then_some(())
+            })
+            .await;
+        }
+    }
+
+    for person in &people {
+        let with_it = letters(person).iter().filter(|letter| letter.contains("Your roles now: auditor")).count();
+        assert_eq!(with_it, 2, "what holds when it is written");
+    }
+    assert!(letters(&outsider).is_empty() && letters(&former).is_empty());
+}
+
+/// Whoever was in a group gets one letter, although the job that has them written is cut off in the middle.
+#[tokio::test]
+async fn many_members_are_told_once_each_however_often_the_job_is_cut_off() {
+    const MEMBERS: i64 = 450;
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let group = admin.post("/api/v1/groups", &json!({ "name": "Everybody" })).await.json(201);
+    let mut database = platform.superuser().await;
+    let fill = "WITH made AS ( \
+                    INSERT INTO identity.users (id, email, email_normalised, display_name, state, email_verified, created_at, updated_at) \
+                    SELECT gen_random_uuid(), name, name, name, 'ACTIVE', false, now(), now() \
+                    FROM (SELECT 'member' || number || '@example.org' AS name FROM generate_series(1, $2) AS number) AS given \
+                    RETURNING id) \
+                INSERT INTO identity.group_members (group_id, user_id, added_at) SELECT $1::uuid, id, now() FROM made";
+    sqlx::query(fill).bind(group["id"].as_str().unwrap()).bind(MEMBERS).execute(&mut database).await.unwrap();
+    // Nothing is sent until one member of the last step cannot be struck off.
+    let held = hold_outbox(&platform).await;
+    let role = format!("/api/v1/groups/{}/roles/auditor", group["id"].as_str().unwrap());
+    assert_eq!(admin.put(&role, &json!({})).await.status, 200);
+    let mut holder = platform.superuser().await;
+    let mut holding = holder.begin().await.unwrap();
+    let last = "SELECT user_id FROM identity.notice_recipients ORDER BY user_id DESC LIMIT 1 FOR UPDATE";
+    sqlx::query(last).execute(&mut *holding).await.unwrap();
+    held.close().await.unwrap();
+
+    wait::until("the last step waits", async || (recipients(&platform).await == 50).then_some(())).await;
+    wait::until("its session is ended", async || {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND usename <> current_user AND wait_event_type = 'Lock' AND query LIKE '%notice_recipients%'";
+        let ended: Option<bool> = sqlx::query_scalar(end).fetch_optional(&mut database).await.unwrap();
+        ended.filter(|ended| *ended).map(|_| ())
+    })
+    .await;
+    assert_eq!(recipients(&platform).await, 50);
+    holding.rollback().await.unwrap();
+
+    let job = jobs::job_in(&admin, &spreads(&platform).await[0], "SUCCEEDED").await;
+    assert_eq!((&job["attempt"], &job["result"]), (&json!(2), &json!({ "letters": 50 })));
+    let letters: (i64, i64) = sqlx::query_as(
+        "SELECT count(*), count(DISTINCT convert_from(payload, 'UTF8')::json ->> 'userId') FROM identity.outbox \
+         WHERE stream = 'JOBS' AND subject = 'jobs.mail.send.low'",
+    )
+    .fetch_one(&mut database)
+    .await
+    .unwrap();
+    assert_eq!(letters, (MEMBERS, MEMBERS));
+    assert_eq!(recipients(&platform).await, 0);
+}
+
+/// Who is still to be written to.
+async fn recipients(platform: &Platform) -> i64 {
+    let count = sqlx::query_scalar("SELECT count(*) FROM identity.notice_recipients");
+    count.fetch_one(&mut platform.superuser().await).await.unwrap()
+}
+
 #[tokio::test]
 async fn what_a_mail_server_refuses_for_now_is_sent_later_and_what_it_refuses_for_good_is_given_up() {
     let server = MailServer::start().await;

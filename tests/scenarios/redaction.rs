@@ -52,7 +52,7 @@ async fn secrets_are_found_nowhere_and_markers_where_they_belong() {
     let (admin, ops) = (platform.admin().await, platform.user("ops").connect().await);
     let (http, mut canaries) = (platform.http(), Canaries::default());
 
-    let markers = over_http(&http, &mut canaries).await;
+    let markers = over_http(&http, &admin, &mut canaries).await;
     over_nats(&ops, &markers, &mut canaries).await;
     platform.settled().await;
 
@@ -78,7 +78,7 @@ async fn secrets_are_found_nowhere_and_markers_where_they_belong() {
 }
 
 /// Every operation that takes or gives a credential, well and badly.
-async fn over_http(http: &Http, canaries: &mut Canaries) -> Markers {
+async fn over_http(http: &Http, admin: &Http, canaries: &mut Canaries) -> Markers {
     let request_id = format!("marker-{}", Person::new().email.split('@').next().expect("a name"));
     let mut person = Person::new();
     person.password = canaries.plant("a password");
@@ -118,6 +118,18 @@ async fn over_http(http: &Http, canaries: &mut Canaries) -> Markers {
     // A refusal is logged, so that the marker is in the logs too.
     let request = signed_in.request(Method::GET, "/api/v1/audit/entries").header("x-request-id", &request_id);
     Reply::of(request).await.problem(403, "permission_denied");
+    // Passwords that are changed, or are not.
+    let change = |current: &str, new: &str| json!({ "currentPassword": current, "newPassword": new });
+    let wrong = change(&canaries.plant("a wrong present password"), &canaries.plant("a password not taken"));
+    signed_in.post("/api/v1/users/me/password", &wrong).await.problem(422, "validation_failed");
+    let chosen = canaries.plant("a chosen password");
+    assert_eq!(signed_in.post("/api/v1/users/me/password", &change(&person.password, &chosen)).await.status, 204);
+    let user = format!("/api/v1/users/{}", me["id"].as_str().expect("an id"));
+    let refused = json!({ "password": canaries.plant("a password of who may not set it") });
+    signed_in.patch(&user, &refused).await.problem(403, "permission_denied");
+    let bad = json!({ "displayName": "", "password": canaries.plant("a password beside a bad name") });
+    admin.patch(&user, &bad).await.problem(422, "validation_failed");
+    admin.patch(&user, &json!({ "password": canaries.plant("a password that was set") })).await.json(200);
     signed_in.post("/api/v1/auth/logout", &json!({})).await;
     // Its session is gone: the refresh token is presented and refused.
     http.post("/api/v1/auth/refresh", &json!({ "refreshToken": second["refreshToken"] })).await.any_problem();

@@ -1,8 +1,9 @@
 //! The auth service: who is signed in.
 //!
 //! Owns sessions, refresh tokens (their hashes) and signing keys (sealed). Serves sign-in, exchange of refresh tokens,
-//! sign-out, the public keys and their rotation. Prunes and rotates by itself, as jobs. Publishes `evt.auth.*`. Asks identity whether a password is right and which roles a user
-//! has; never sees a password hash, never stores a token, never decides a permission.
+//! sign-out, the public keys and their rotation. Prunes and rotates by itself, as jobs. Consumes the changes of passwords, which
+//! end sessions. Publishes `evt.auth.*`. Asks identity whether a password is right, which roles a user has and by which password
+//! they count; never sees a password hash, never stores a token, never decides a permission.
 
 pub mod domain;
 mod error;
@@ -13,7 +14,7 @@ mod storage;
 
 use kernel::endpoint::Routes;
 use kernel::settings::Tokens;
-use kernel::{Caller, Context, Database, Error, JobWorkers, Parts, Result, Service, StartError};
+use kernel::{Caller, Clock, Consumers, Context, Database, Error, JobWorkers, Parts, Result, Service, StartError};
 use secrecy::ExposeSecret as _;
 use subjects::ServiceContract;
 use subjects::auth::v1::{
@@ -33,6 +34,7 @@ pub struct Auth {
     /// What every process holds to be a token of ours, and so what ours have to say.
     tokens: Tokens,
     database: Database,
+    clock: Clock,
     identity: IdentityClient<Caller>,
     successor_key: SuccessorKey,
     keyring: Keyring,
@@ -60,6 +62,7 @@ impl Service for Auth {
             settings: parts.settings,
             tokens: parts.process.tokens,
             database: parts.database,
+            clock: parts.clock,
             identity: IdentityClient::new(parts.caller),
             successor_key: master_key.successor_key(),
             keyring,
@@ -68,6 +71,11 @@ impl Service for Auth {
 
     fn routes(routes: &mut Routes<Self>) {
         register(routes);
+    }
+
+    fn consumers(consumers: &mut Consumers<Self>) {
+        consumers
+            .batch("EVENTS", "sessions", |auth, tx, messages| Box::pin(handlers::end_sessions(auth, tx, messages)));
     }
 
     fn jobs(jobs: &mut JobWorkers<Self>) {

@@ -8,7 +8,7 @@ use auth::domain::{KeyId, MasterKey, SealedKey, SigningKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use platform_tests::{Platform, Setup, broker::Broker, people::Person};
+use platform_tests::{Platform, Setup, broker::Broker, people::Person, wait};
 use serde_json::{Value, json};
 
 const LOGIN: &str = "svc.auth.v1.login";
@@ -190,6 +190,97 @@ async fn disabled_user_cannot_refresh_and_the_session_ends() {
     assert_eq!(count(&platform, "SELECT count(*) FROM auth.sessions WHERE revoked_reason = 'USER_GONE'").await, 1);
     execute(&platform, "UPDATE identity.users SET state = 'ACTIVE' WHERE state = 'DISABLED'").await;
     ops.call(REFRESH, &with_refresh_token(&tokens)).await.problem(401, "invalid_token");
+}
+
+/// An administrator gives somebody another password.
+async fn set_password(platform: &Platform, ops: &Broker, person: &Person, password: &str) {
+    let admin = std::fs::read_to_string(platform.folder().join("admin.json")).unwrap();
+    let admin: Value = serde_json::from_str(&admin).unwrap();
+    let admin = ops.call(LOGIN, &json!({ "email": admin["email"], "password": admin["password"] })).await.json();
+    let id: String = sqlx::query_scalar("SELECT id::text FROM identity.users WHERE email = $1")
+        .bind(&person.email)
+        .fetch_one(&mut platform.superuser().await)
+        .await
+        .unwrap();
+    let change = json!({ "userId": id, "password": password });
+    ops.call_as(admin["accessToken"].as_str().unwrap(), "svc.identity.v1.update_user", &change).await.json();
+}
+
+/// Why a session ended; empty while it goes on.
+async fn end_of(platform: &Platform, tokens: &Value) -> String {
+    sqlx::query_scalar("SELECT coalesce(revoked_reason, '') FROM auth.sessions WHERE id = $1::uuid")
+        .bind(tokens["sessionId"].as_str().unwrap())
+        .fetch_one(&mut platform.superuser().await)
+        .await
+        .unwrap()
+}
+
+async fn has_ended(platform: &Platform, tokens: &Value) {
+    wait::until("the session ends", async || {
+        let end = end_of(platform, tokens).await;
+        assert!(["", "PASSWORD_CHANGED"].contains(&end.as_str()), "{end}");
+        (!end.is_empty()).then_some(())
+    })
+    .await;
+}
+
+/// S13.
+#[tokio::test]
+async fn sessions_end_when_an_administrator_sets_another_password() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (person, first) = signed_in(&ops).await;
+    let login = json!({ "email": person.email, "password": person.password });
+    let second = ops.call(LOGIN, &login).await.json();
+    let (_, others) = signed_in(&ops).await;
+    let given = Person::new().password;
+
+    set_password(&platform, &ops, &person, &given).await;
+
+    // At once, whether or not auth has heard of it.
+    ops.call(REFRESH, &with_refresh_token(&first)).await.problem(401, "invalid_token");
+    let third = ops.call(LOGIN, &json!({ "email": person.email, "password": given })).await.json();
+    has_ended(&platform, &first).await;
+    has_ended(&platform, &second).await;
+    ops.call(REFRESH, &with_refresh_token(&second)).await.problem(401, "invalid_token");
+    ops.call(REFRESH, &with_refresh_token(&third)).await.json();
+    ops.call(REFRESH, &with_refresh_token(&others)).await.json();
+    assert_eq!((end_of(&platform, &third).await, end_of(&platform, &others).await), (String::new(), String::new()));
+    let told = "SELECT count(*) FROM auth.outbox WHERE subject = 'evt.auth.session.revoked' \
+                AND convert_from(payload, 'UTF8')::json ->> 'reason' = 'PASSWORD_CHANGED'";
+    assert_eq!(count(&platform, told).await, 2, "each once");
+
+    // One that begins with the earlier password while the others are ended is not forgotten.
+    let late = "UPDATE auth.sessions SET revoked_at = NULL, revoked_reason = NULL WHERE id = $1::uuid";
+    let late = sqlx::query(late).bind(second["sessionId"].as_str().unwrap());
+    late.execute(&mut platform.superuser().await).await.unwrap();
+    ops.call(REFRESH, &with_refresh_token(&second)).await.problem(401, "invalid_token");
+    assert_eq!(end_of(&platform, &second).await, "PASSWORD_CHANGED");
+}
+
+#[tokio::test]
+async fn session_by_which_a_user_changes_the_password_goes_on_and_the_others_end() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (person, own) = signed_in(&ops).await;
+    let login = json!({ "email": person.email, "password": person.password });
+    let other = ops.call(LOGIN, &login).await.json();
+    let given = Person::new().password;
+
+    let change = json!({ "currentPassword": person.password, "newPassword": given });
+    let token = own["accessToken"].as_str().unwrap();
+    ops.call_as(token, "svc.identity.v1.change_password", &change).await.json();
+
+    let own_next = ops.call(REFRESH, &with_refresh_token(&own)).await.json();
+    ops.call(REFRESH, &with_refresh_token(&other)).await.problem(401, "invalid_token");
+    has_ended(&platform, &other).await;
+    let own_last = ops.call(REFRESH, &with_refresh_token(&own_next)).await.json();
+    assert_eq!(end_of(&platform, &own).await, "");
+
+    // Until somebody else sets one.
+    set_password(&platform, &ops, &person, &Person::new().password).await;
+    ops.call(REFRESH, &with_refresh_token(&own_last)).await.problem(401, "invalid_token");
+    has_ended(&platform, &own).await;
 }
 
 #[tokio::test]

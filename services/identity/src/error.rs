@@ -36,6 +36,9 @@ pub(crate) enum IdentityError {
         /// What it permits.
         permission: String,
     },
+    /// What was given as the caller's password is not theirs.
+    #[error("the current password is wrong")]
+    WrongPassword,
     /// Somebody has this address. Told to administrators only.
     #[error("the e-mail address is taken")]
     EmailTaken,
@@ -73,8 +76,14 @@ impl From<IdentityError> for Error {
             IdentityError::Escalation { role, permission } => Self::new(
                 403,
                 "privilege_escalation",
-                format!("The role {role} permits {permission}, which you may not do. Nobody gives what they lack."),
+                format!(
+                    "The role {role} permits {permission}, which you may not do. Nobody gives what they lack, or takes over \
+                     who has it."
+                ),
             ),
+            IdentityError::WrongPassword => {
+                Self::invalid(vec![FieldError::new("/currentPassword", "wrong_password", "This is not your password.")])
+            }
             IdentityError::EmailTaken => Self::conflict("email_taken", "A user with this e-mail address exists."),
             IdentityError::RegistrationClosed => {
                 Self::new(403, "registration_closed", "Registration is closed. Ask an administrator for an account.")

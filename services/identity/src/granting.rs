@@ -1,4 +1,5 @@
-//! Nobody gives what they lack: before roles are given, authz says whether the giver may do all that they permit.
+//! Nobody gives what they lack: before roles are given, authz says whether the giver may do all that they permit. Nor does
+//! anybody get at what they lack by way of another's password.
 //!
 //! Asked before the transaction begins. That a role is changed or a giver loses a role meanwhile is the same as if it had
 //! happened after; whoever changes a role answers for all who hold it then.
@@ -11,7 +12,7 @@ use subjects::authz::v1::ReviewGrantRequest;
 use crate::Identity;
 use crate::error::IdentityError;
 
-/// What is given to whom, for the record of a refusal.
+/// To whom something is given, or whose password is, for the record of a refusal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
     /// `user` or `group`.

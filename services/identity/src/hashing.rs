@@ -15,7 +15,7 @@ use secrecy::SecretString;
 use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
 
-use crate::domain::{Fault, GivenPassword, HashParameters, NewUser, PasswordHash, Verdict};
+use crate::domain::{Fault, GivenPassword, HashParameters, NewPassword, NewUser, PasswordHash, Verdict};
 
 /// How long scratch memory is kept for the next hash.
 const IDLE_MAX: Duration = Duration::from_secs(5);
@@ -47,11 +47,20 @@ impl Hashing {
     /// Checks a form and hashes its password; both take long enough to be kept from the thread that serves messages.
     /// 503 when too many wait.
     pub(crate) async fn admit(&self, cx: &Context, form: Form) -> Result<Result<(NewUser, PasswordHash), Vec<Fault>>> {
+        self.hash(cx, move || NewUser::parse(&form.email, form.password, &form.display_name, &form.roles)).await
+    }
+
+    /// Does what takes milliseconds to find a password good, and hashes it. 503 when too many wait.
+    pub(crate) async fn hash<T: Send + 'static>(
+        &self,
+        cx: &Context,
+        parse: impl FnOnce() -> Result<(T, NewPassword), Vec<Fault>> + Send + 'static,
+    ) -> Result<Result<(T, PasswordHash), Vec<Fault>>> {
         let (salt, parameters, scratch) = (cx.random().bytes(), self.parameters, Arc::clone(&self.scratch));
         let job = move || {
-            let user = NewUser::parse(&form.email, form.password, &form.display_name, &form.roles)?;
-            let hash = scratch.lend(|memory| PasswordHash::make(user.password.bytes(), salt, parameters, memory));
-            Ok((user, hash))
+            let (parsed, password) = parse()?;
+            let hash = scratch.lend(|memory| PasswordHash::make(password.bytes(), salt, parameters, memory));
+            Ok((parsed, hash))
         };
         self.compute.run(cx, job).instrument(tracing::info_span!("compute.argon2.hash")).await
     }

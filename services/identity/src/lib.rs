@@ -25,13 +25,14 @@ use subjects::ServiceContract;
 use subjects::authz::v1::AuthzClient;
 use subjects::identity::v1::{
     AddGroupMemberReply, AddGroupMemberRequest, AssignGroupRoleReply, AssignGroupRoleRequest, AssignRoleReply,
-    AssignRoleRequest, CONTRACT, CreateGroupRequest, CreateUserRequest, DeleteGroupReply, DeleteGroupRequest,
-    DeleteUserReply, DeleteUserRequest, DisableUserRequest, EnableUserRequest, GetGroupRequest, GetMeRequest,
-    GetUserRequest, GetUserRolesReply, GetUserRolesRequest, Group, IdentityService, IsRoleHeldReply, IsRoleHeldRequest,
-    ListGroupMembersReply, ListGroupMembersRequest, ListGroupsReply, ListGroupsRequest, ListUserRolesReply,
-    ListUserRolesRequest, ListUsersReply, ListUsersRequest, RegisterReply, RegisterRequest, RemoveGroupMemberReply,
-    RemoveGroupMemberRequest, RemoveGroupRoleReply, RemoveGroupRoleRequest, RemoveRoleReply, RemoveRoleRequest,
-    SendMail, UpdateGroupRequest, User, VerifyCredentialsReply, VerifyCredentialsRequest, register,
+    AssignRoleRequest, CONTRACT, ChangePasswordReply, ChangePasswordRequest, CreateGroupRequest, CreateUserRequest,
+    DeleteGroupReply, DeleteGroupRequest, DeleteUserReply, DeleteUserRequest, DisableUserRequest, EnableUserRequest,
+    GetGroupRequest, GetMeRequest, GetUserRequest, GetUserRolesReply, GetUserRolesRequest, Group, IdentityService,
+    IsRoleHeldReply, IsRoleHeldRequest, ListGroupMembersReply, ListGroupMembersRequest, ListGroupsReply,
+    ListGroupsRequest, ListUserRolesReply, ListUserRolesRequest, ListUsersReply, ListUsersRequest, RegisterReply,
+    RegisterRequest, RemoveGroupMemberReply, RemoveGroupMemberRequest, RemoveGroupRoleReply, RemoveGroupRoleRequest,
+    RemoveRoleReply, RemoveRoleRequest, SendMail, SpreadNotice, UpdateGroupRequest, UpdateUserRequest, User,
+    VerifyCredentialsReply, VerifyCredentialsRequest, register,
 };
 
 use hashing::Hashing;
@@ -84,6 +85,7 @@ impl Service for Identity {
     fn jobs(jobs: &mut JobWorkers<Self>) {
         jobs.concurrency("mail", MAILS_AT_ONCE);
         jobs.handle::<SendMail, _>(|identity, run| Box::pin(handlers::send_mail(identity, run)));
+        jobs.handle::<SpreadNotice, _>(|identity, run| Box::pin(handlers::spread_notice(identity, run)));
     }
 
     async fn run(self: Arc<Self>, life: Lifecycle) -> Result<(), StartError> {
@@ -113,6 +115,14 @@ impl IdentityService<Context> for Identity {
 
     async fn list_users(&self, cx: &Context, request: ListUsersRequest) -> Result<ListUsersReply> {
         handlers::list_users(self, cx, request).await
+    }
+
+    async fn update_user(&self, cx: &Context, request: UpdateUserRequest) -> Result<User> {
+        handlers::update_user(self, cx, request).await
+    }
+
+    async fn change_password(&self, cx: &Context, request: ChangePasswordRequest) -> Result<ChangePasswordReply> {
+        handlers::change_password(self, cx, request).await
     }
 
     async fn disable_user(&self, cx: &Context, request: DisableUserRequest) -> Result<User> {

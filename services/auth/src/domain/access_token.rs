@@ -85,7 +85,8 @@ mod tests {
         let signed_in = DateTime::from_timestamp(1_700_000_000, 999_000_000).unwrap();
         let lifetimes =
             Lifetimes { idle: TimeDelta::days(7), absolute: TimeDelta::days(30), repeat: TimeDelta::seconds(10) };
-        let session = Session::begin(SessionId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)), signed_in, lifetimes);
+        let session =
+            Session::begin(SessionId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)), 1, signed_in, lifetimes);
         let roles = ["admin".to_owned()];
         let now = signed_in + TimeDelta::hours(1);
 

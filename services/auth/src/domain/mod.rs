@@ -12,5 +12,5 @@ pub use access_token::{AccessToken, CLIENT_ID};
 pub use key_times::{ACCESS_TOKEN_TTL_MAX, KeyTimes};
 pub use master_key::{MasterKey, MasterKeyError};
 pub use refresh_token::{RefreshToken, SuccessorKey, TokenHash};
-pub use session::{Exchange, KeptToken, Lifetimes, RevokedReason, Session, SessionId, UserId};
+pub use session::{Exchange, KeptToken, Lifetimes, PasswordMark, RevokedReason, Session, SessionId, UserId};
 pub use signing_key::{KeyId, SealedKey, SealingKey, SigningKey, UnsealError};

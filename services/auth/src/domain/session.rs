@@ -56,6 +56,17 @@ pub enum RevokedReason {
     RefreshTokenReused,
     /// The user may not sign in any more.
     UserGone,
+    /// The user has another password than the one that began it.
+    PasswordChanged,
+}
+
+/// Which password of a user counts, and so which sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PasswordMark {
+    /// Counts the user's passwords, the first being 1; 0 where that is not told.
+    pub version: u32,
+    /// The session by which the user changed it; it goes on.
+    pub kept_session: Option<SessionId>,
 }
 
 /// How long refresh tokens count.
@@ -78,6 +89,8 @@ pub struct Session {
     pub user_id: UserId,
     /// When the password was last given.
     pub authenticated_at: DateTime<Utc>,
+    /// Which of the user's passwords that was.
+    pub password_version: u32,
     /// When no token of it counts any more.
     pub expires_at: DateTime<Utc>,
     /// Whether it ended before its time.
@@ -86,8 +99,20 @@ pub struct Session {
 
 impl Session {
     /// A session that begins now.
-    pub fn begin(id: SessionId, user_id: UserId, now: DateTime<Utc>, lifetimes: Lifetimes) -> Self {
-        Self { id, user_id, authenticated_at: now, expires_at: now + lifetimes.absolute, is_revoked: false }
+    pub fn begin(
+        id: SessionId,
+        user_id: UserId,
+        password_version: u32,
+        now: DateTime<Utc>,
+        lifetimes: Lifetimes,
+    ) -> Self {
+        let expires_at = now + lifetimes.absolute;
+        Self { id, user_id, authenticated_at: now, password_version, expires_at, is_revoked: false }
+    }
+
+    /// Whether it goes on under the password that its user has now.
+    pub fn counts_under(&self, password: PasswordMark) -> bool {
+        password.version == 0 || self.password_version >= password.version || password.kept_session == Some(self.id)
     }
 
     /// Until when a token that is issued now counts: never beyond the session.
@@ -143,7 +168,7 @@ mod tests {
     }
 
     fn session() -> Session {
-        Session::begin(SessionId(Uuid::nil()), UserId(Uuid::nil()), start(), LIFETIMES)
+        Session::begin(SessionId(Uuid::nil()), UserId(Uuid::nil()), 2, start(), LIFETIMES)
     }
 
     fn token(issued_at: DateTime<Utc>, used_at: Option<DateTime<Utc>>) -> KeptToken {
@@ -177,6 +202,21 @@ mod tests {
         );
         assert_eq!(outcome(&session(), &token(last, None), start() + TimeDelta::days(30)), Exchange::Refuse);
         assert_eq!(token(last, None).expires_at, session().expires_at);
+    }
+
+    #[test]
+    fn session_counts_under_its_own_password_and_the_one_that_was_set_by_it() {
+        let counts = |version, kept: Option<u128>| {
+            let kept_session = kept.map(|id| SessionId(Uuid::from_u128(id)));
+            session().counts_under(PasswordMark { version, kept_session })
+        };
+
+        assert!(counts(2, None) && counts(2, Some(1)));
+        assert!(!counts(3, None) && !counts(3, Some(1)));
+        assert!(counts(3, Some(0)));
+        // Begun with a password that is newer than what was asked for before.
+        assert!(counts(1, None));
+        assert!(counts(0, None), "not told");
     }
 
     #[test]

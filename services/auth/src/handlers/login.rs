@@ -26,7 +26,9 @@ pub(crate) async fn login(auth: &Auth, cx: &Context, request: LoginRequest) -> R
     // Before anything is kept, so that whoever is let in gets a token.
     let key = auth.keyring.signing_key(&auth.database, cx.now()).await?;
     let lifetimes = auth.settings.lifetimes();
-    let session = Session::begin(SessionId(cx.new_id()), user_id, cx.now(), lifetimes);
+    // Identity of the version before tells none; nobody had another password then.
+    let password_version = checked.password_version.max(1);
+    let session = Session::begin(SessionId(cx.new_id()), user_id, password_version, cx.now(), lifetimes);
     let refresh_token = RefreshToken::new(cx.random().bytes());
     let expires_at = session.token_expires_at(session.authenticated_at, lifetimes);
     let client = ClientClaims { ip_address: &cx.client().address, user_agent: &cx.client().user_agent };

@@ -1,5 +1,6 @@
-//! What happens at each endpoint and in each job, one file each.
+//! What happens at each endpoint, in each job and with each event that is consumed, one file each.
 
+mod end_sessions;
 mod get_jwks;
 mod login;
 mod logout;
@@ -8,6 +9,7 @@ mod refresh;
 mod rotate_keys;
 mod rotate_signing_keys;
 
+pub(crate) use end_sessions::end_sessions;
 pub(crate) use get_jwks::get_jwks;
 pub(crate) use login::login;
 pub(crate) use logout::logout;

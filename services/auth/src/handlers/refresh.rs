@@ -6,7 +6,7 @@ use subjects::auth::v1::{RefreshRequest, SessionRefreshed, SessionReuseDetected,
 use subjects::identity::v1::GetUserRolesRequest;
 
 use crate::Auth;
-use crate::domain::{Exchange, RefreshToken, RevokedReason, Session, UserId};
+use crate::domain::{Exchange, PasswordMark, RefreshToken, RevokedReason, Session, SessionId, UserId};
 use crate::error::AuthError;
 use crate::storage;
 
@@ -17,7 +17,7 @@ pub(crate) async fn refresh(auth: &Auth, cx: &Context, request: RefreshRequest) 
         .await?
         .ok_or(AuthError::InvalidToken)?;
     // Asked before the session is locked: nobody waits for a lock while another service thinks.
-    let roles = find_roles(auth, cx, user_id).await?;
+    let standing = find_standing(auth, cx, user_id).await?;
 
     let key = auth.keyring.signing_key(&auth.database, cx.now()).await?;
 
@@ -26,7 +26,7 @@ pub(crate) async fn refresh(auth: &Auth, cx: &Context, request: RefreshRequest) 
     let kept = storage::find_token(&mut tx, token.hash()).await?.ok_or(AuthError::InvalidToken)?;
     let exchange = session.exchange(&kept, cx.now(), auth.settings.lifetimes());
     let successor = token.successor(&auth.successor_key);
-    match (exchange, roles) {
+    match (exchange, standing) {
         (Exchange::Refuse, _) => Err(AuthError::InvalidToken.into()),
         (Exchange::Revoke, _) => {
             let detected = SessionReuseDetected { session_id: session.id.to_string(), user_id: user_id.to_string() };
@@ -34,19 +34,32 @@ pub(crate) async fn refresh(auth: &Auth, cx: &Context, request: RefreshRequest) 
             revoke(tx, cx, &session, RevokedReason::RefreshTokenReused).await
         }
         (Exchange::Rotate | Exchange::Repeat, None) => revoke(tx, cx, &session, RevokedReason::UserGone).await,
-        (Exchange::Repeat, Some(roles)) => Ok(auth.issue(cx, &key, &session, &roles, &successor)),
-        (Exchange::Rotate, Some(roles)) => {
+        (Exchange::Rotate | Exchange::Repeat, Some(standing)) if !session.counts_under(standing.password) => {
+            revoke(tx, cx, &session, RevokedReason::PasswordChanged).await
+        }
+        (Exchange::Repeat, Some(standing)) => Ok(auth.issue(cx, &key, &session, &standing.roles, &successor)),
+        (Exchange::Rotate, Some(standing)) => {
             rotate(auth, cx, tx, &session, &token, &successor).await?;
-            Ok(auth.issue(cx, &key, &session, &roles, &successor))
+            Ok(auth.issue(cx, &key, &session, &standing.roles, &successor))
         }
     }
 }
 
-/// The roles that the user has now; `None` for one who may not sign in any more.
-async fn find_roles(auth: &Auth, cx: &Context, user_id: UserId) -> Result<Option<Vec<String>>> {
+/// What the user is now.
+struct Standing {
+    roles: Vec<String>,
+    password: PasswordMark,
+}
+
+/// `None` for a user who may not sign in any more.
+async fn find_standing(auth: &Auth, cx: &Context, user_id: UserId) -> Result<Option<Standing>> {
     let request = GetUserRolesRequest { user_id: user_id.to_string() };
     match auth.identity.get_user_roles(cx, request).await {
-        Ok(reply) => Ok(Some(reply.roles)),
+        Ok(reply) => {
+            let kept_session = SessionId::parse(&reply.kept_session_id);
+            let password = PasswordMark { version: reply.password_version, kept_session };
+            Ok(Some(Standing { roles: reply.roles, password }))
+        }
         Err(error) if error.status() == 404 => Ok(None),
         Err(error) => Err(error),
     }
@@ -82,6 +95,7 @@ async fn revoke(
         RevokedReason::Logout => Reason::Logout,
         RevokedReason::RefreshTokenReused => Reason::RefreshTokenReused,
         RevokedReason::UserGone => Reason::UserGone,
+        RevokedReason::PasswordChanged => Reason::PasswordChanged,
     };
     storage::revoke_session(&mut tx, session.id, reason, cx.now()).await?;
     let revoked = SessionRevoked {

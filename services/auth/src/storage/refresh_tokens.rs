@@ -32,7 +32,7 @@ pub(crate) async fn lock_session_of(
 ) -> Result<Option<Session>, sqlx::Error> {
     let row = sqlx::query!(
         r#"
-        SELECT id, user_id, authenticated_at, expires_at, revoked_at
+        SELECT id, user_id, authenticated_at, password_version, expires_at, revoked_at
         FROM auth.sessions WHERE id = (SELECT session_id FROM auth.refresh_tokens WHERE hash = $1)
         FOR UPDATE
         "#,
@@ -44,6 +44,7 @@ pub(crate) async fn lock_session_of(
         id: SessionId(row.id),
         user_id: UserId(row.user_id),
         authenticated_at: row.authenticated_at,
+        password_version: u32::try_from(row.password_version).unwrap_or_default(),
         expires_at: row.expires_at,
         is_revoked: row.revoked_at.is_some(),
     }))

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::domain::{RevokedReason, Session, SessionId, UserId};
+use crate::domain::{PasswordMark, RevokedReason, Session, SessionId, UserId};
 
 /// Characters that are kept of what a client claims about itself.
 const CLAIM_CHARACTERS_MAX: usize = 512;
@@ -25,8 +25,8 @@ pub(crate) async fn insert_session(
     sqlx::query!(
         r#"
         INSERT INTO auth.sessions
-            (id, user_id, ip_address, user_agent, authenticated_at, created_at, last_used_at, expires_at)
-        VALUES ($1, $2, $3, $4, $5, $5, $5, $6)
+            (id, user_id, ip_address, user_agent, authenticated_at, created_at, last_used_at, expires_at, password_version)
+        VALUES ($1, $2, $3, $4, $5, $5, $5, $6, $7)
         "#,
         session.id.0,
         session.user_id.0,
@@ -34,6 +34,7 @@ pub(crate) async fn insert_session(
         keepable(client.user_agent),
         session.authenticated_at,
         session.expires_at,
+        version_to_row(session.password_version),
     )
     .execute(connection)
     .await?;
@@ -62,6 +63,7 @@ pub(crate) async fn revoke_session(
         RevokedReason::Logout => "LOGOUT",
         RevokedReason::RefreshTokenReused => "REFRESH_TOKEN_REUSED",
         RevokedReason::UserGone => "USER_GONE",
+        RevokedReason::PasswordChanged => "PASSWORD_CHANGED",
     };
     let user_id = sqlx::query_scalar!(
         r#"
@@ -75,6 +77,38 @@ pub(crate) async fn revoke_session(
     .fetch_optional(connection)
     .await?;
     Ok(user_id.map(UserId))
+}
+
+/// Ends the sessions of a user that do not count under their password, at most `limit`, the newest first. Says which.
+#[tracing::instrument(name = "storage.session.revoke_of_user", skip_all)]
+pub(crate) async fn revoke_sessions_of(
+    connection: &mut PgConnection,
+    user_id: UserId,
+    password: PasswordMark,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<SessionId>, sqlx::Error> {
+    let ended = sqlx::query_scalar!(
+        r#"
+        WITH ending AS MATERIALIZED (
+            SELECT id FROM auth.sessions
+            WHERE user_id = $1 AND password_version < $2 AND id IS DISTINCT FROM $3
+              AND revoked_at IS NULL AND expires_at > $4
+            ORDER BY id DESC LIMIT $5 FOR UPDATE
+        )
+        UPDATE auth.sessions SET revoked_at = $4, revoked_reason = 'PASSWORD_CHANGED'
+        FROM ending WHERE sessions.id = ending.id
+        RETURNING sessions.id
+        "#,
+        user_id.0,
+        version_to_row(password.version),
+        password.kept_session.map(|id| id.0),
+        now,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ended.into_iter().map(SessionId).collect())
 }
 
 /// Deletes sessions that ended before `before`, by their time or by somebody, at most `limit` of each, with their tokens, and says
@@ -100,6 +134,11 @@ pub(crate) async fn delete_ended_sessions(
     .execute(connection)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// A version counts what somebody did by hand.
+pub(super) fn version_to_row(version: u32) -> i32 {
+    i32::try_from(version).unwrap_or(i32::MAX)
 }
 
 /// PostgreSQL keeps no NUL, and nobody needs a long one.

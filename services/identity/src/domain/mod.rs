@@ -20,4 +20,4 @@ pub use notice::{Notice, Purpose, one_line};
 pub use password::{GivenPassword, NewPassword};
 pub use password_hash::{HashParameters, PasswordHash, Verdict};
 pub use role::{ADMIN, ROLES_MAX, RoleName};
-pub use user::{NewUser, State, User, UserId};
+pub use user::{NewUser, PasswordMark, State, User, UserId};

@@ -7,6 +7,10 @@ pub enum Purpose {
     AccountCreated,
     /// An administrator changed which roles they hold.
     RolesChanged,
+    /// An administrator gave them another password.
+    PasswordSet,
+    /// They changed their password, or somebody who knew it.
+    PasswordChanged,
 }
 
 /// A letter without its envelope.
@@ -33,6 +37,18 @@ impl Notice {
             Purpose::RolesChanged => (
                 "Your roles were changed",
                 format!("An administrator changed which roles you hold.\n\nYour roles now: {held}"),
+            ),
+            Purpose::PasswordSet => (
+                "You have another password",
+                "An administrator gave you another password. Wherever you were signed in you are asked to sign in again, with the \
+                 password that the administrator tells you."
+                    .to_owned(),
+            ),
+            Purpose::PasswordChanged => (
+                "Your password was changed",
+                "Your password was changed by somebody who knew the one before. Wherever else you were signed in you are asked to \
+                 sign in again."
+                    .to_owned(),
             ),
         };
         let name = one_line(name);

@@ -65,13 +65,41 @@ pub struct User {
     pub updated_at: DateTime<Utc>,
 }
 
+impl User {
+    /// Another password for this user, and another name where one is given. Tells all faults at once. May take milliseconds.
+    pub fn parse_password(
+        &self,
+        password: SecretString,
+        display_name: Option<&str>,
+    ) -> Result<(Option<DisplayName>, NewPassword), Vec<Fault>> {
+        let mut faults = Vec::new();
+        let email = Email::parse(&self.email).ok();
+        let local_part = email.as_ref().map_or("", Email::local_part);
+        let normalised = email.as_ref().map_or("", Email::normalised);
+        let about = [normalised, local_part, &self.display_name, display_name.unwrap_or_default()];
+        let password = collect(&mut faults, NewPassword::parse(password, &about));
+        let display_name = collect(&mut faults, display_name.map(DisplayName::parse).transpose());
+        match (display_name, password) {
+            (Some(display_name), Some(password)) => Ok((display_name, password)),
+            _ => Err(faults),
+        }
+    }
+}
+
+/// Which of a user's passwords counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PasswordMark {
+    /// Counts the passwords, the first being 1; 0 for who has none.
+    pub version: u32,
+    /// The session by which the user changed it; none where somebody else did.
+    pub kept_session: Option<Uuid>,
+}
+
 /// A user to be made, with everything checked that can be checked without asking the database.
 #[derive(Debug)]
 pub struct NewUser {
     /// Not yet known to be free.
     pub email: Email,
-    /// Good enough.
-    pub password: NewPassword,
     /// The name.
     pub display_name: DisplayName,
     /// In order, each once; empty for none.
@@ -79,13 +107,14 @@ pub struct NewUser {
 }
 
 impl NewUser {
-    /// Tells all faults at once. May take milliseconds, which the estimate of the password's strength needs.
+    /// Besides gives the password. Tells all faults at once. May take milliseconds, which the estimate of the password's
+    /// strength needs.
     pub fn parse(
         email: &str,
         password: SecretString,
         display_name: &str,
         roles: &[String],
-    ) -> Result<Self, Vec<Fault>> {
+    ) -> Result<(Self, NewPassword), Vec<Fault>> {
         let mut faults = Vec::new();
         let email = collect(&mut faults, Email::parse(email));
         let local_part = email.as_ref().map_or("", Email::local_part);
@@ -95,7 +124,7 @@ impl NewUser {
         let roles = collect(&mut faults, RoleName::parse_all(roles));
         match (email, password, display_name, roles) {
             (Some(email), Some(password), Some(display_name), Some(roles)) => {
-                Ok(Self { email, password, display_name, roles })
+                Ok((Self { email, display_name, roles }, password))
             }
             _ => Err(faults),
         }
@@ -120,6 +149,32 @@ mod tests {
                 ("/roles", "invalid_role")
             ]
         );
+    }
+
+    #[test]
+    fn other_password_is_judged_by_what_is_known_of_its_user() {
+        const COMMON: (&str, &str) = ("/password", "password_too_common");
+        let now = DateTime::UNIX_EPOCH;
+        let user = User {
+            id: UserId(Uuid::nil()),
+            email: "ann.example@example.org".to_owned(),
+            display_name: "Quentin Oppenheim".to_owned(),
+            state: State::Active,
+            email_verified: false,
+            created_at: now,
+            updated_at: now,
+        };
+        let faults = |password: &str, name: Option<&str>| -> Vec<(&str, &str)> {
+            let faults = user.parse_password(password.into(), name).err().unwrap_or_default();
+            faults.iter().map(|fault| (fault.pointer, fault.code)).collect()
+        };
+
+        assert_eq!(faults("correct horse battery staple", None), []);
+        assert_eq!(faults("ann.example@example.org", None), [COMMON]);
+        assert_eq!(faults("Quentin Oppenheim", None), [COMMON]);
+        assert_eq!(faults("Wilhelmina Zyskowski", None), []);
+        assert_eq!(faults("Wilhelmina Zyskowski", Some("Wilhelmina Zyskowski")), [COMMON]);
+        assert_eq!(faults("short", Some("")), [("/password", "password_too_short"), ("/displayName", "required")]);
     }
 
     #[test]

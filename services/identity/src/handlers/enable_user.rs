@@ -12,16 +12,16 @@ use crate::storage;
 /// Enabling who is not disabled changes nothing.
 pub(crate) async fn enable_user(identity: &Identity, cx: &Context, request: EnableUserRequest) -> Result<User> {
     let id = UserId::parse(&request.user_id).map_err(IdentityError::from)?;
-    let held = storage::find_roles_of_anybody(&mut *identity.database.pool().acquire().await?, id).await?;
-    let (disabled, held) = held.ok_or(IdentityError::NotFound(id))?;
+    let held = storage::find_holder(&mut *identity.database.pool().acquire().await?, id).await?;
+    let held = held.ok_or(IdentityError::NotFound(id))?;
     let user_id = id.to_string();
-    if disabled {
+    if held.is_disabled {
         let target = Target { kind: "user", id: &user_id };
-        granting::review(identity, cx, &ENABLE_USER, target, &held.all()).await?;
+        granting::review(identity, cx, &ENABLE_USER, target, &held.roles.all()).await?;
     }
 
     let mut tx = identity.database.begin(cx).await?;
-    if disabled && storage::enable_user(&mut tx, id, cx.now()).await? {
+    if held.is_disabled && storage::enable_user(&mut tx, id, cx.now()).await? {
         tx.publish(&UserEnabled { user_id }).await?;
     }
     let user = storage::find_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;

@@ -11,6 +11,7 @@ use crate::Identity;
 use crate::domain::{GROUP_ROLES_MAX, GroupId, RoleName};
 use crate::error::IdentityError;
 use crate::granting::{self, Target};
+use crate::notices;
 use crate::storage;
 
 /// Giving it again changes nothing.
@@ -38,6 +39,7 @@ pub(crate) async fn assign_group_role(
         }
         revision = storage::touch_group(&mut tx, id, cx.now()).await?;
         tx.publish(&GroupRoleAssigned { group_id, role: name }).await?;
+        notices::enqueue_to_members(&mut tx, cx, id).await?;
     }
     let committed = tx.commit().await?;
     Ok(AssignGroupRoleReply { consistency_token: committed.consistency_token, revision: revision.to_string() })
@@ -61,6 +63,7 @@ pub(crate) async fn remove_group_role(
         before.keep_one(&mut tx).await?;
         revision = storage::touch_group(&mut tx, id, cx.now()).await?;
         tx.publish(&GroupRoleRemoved { group_id: id.to_string(), role: role.as_str().to_owned() }).await?;
+        notices::enqueue_to_members(&mut tx, cx, id).await?;
     }
     let committed = tx.commit().await?;
     Ok(RemoveGroupRoleReply { consistency_token: committed.consistency_token, revision: revision.to_string() })

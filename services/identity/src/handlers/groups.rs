@@ -12,7 +12,7 @@ use super::administrators;
 use crate::Identity;
 use crate::domain::{Group, GroupDescription, GroupId, GroupName};
 use crate::error::IdentityError;
-use crate::storage;
+use crate::{notices, storage};
 
 pub(crate) async fn list_groups(
     identity: &Identity,
@@ -77,6 +77,9 @@ pub(crate) async fn delete_group(
     let before = administrators::lock(&mut tx).await?;
     let group = storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
     cx.check_if_match(Some(group.revision))?;
+    if !group.roles.is_empty() {
+        notices::enqueue_to_members(&mut tx, cx, id).await?;
+    }
     storage::delete_group(&mut tx, id).await?;
     before.keep_one(&mut tx).await?;
     tx.publish(&GroupDeleted { group_id: id.to_string() }).await?;

@@ -18,8 +18,8 @@ pub(crate) async fn list_user_roles(
 ) -> Result<ListUserRolesReply> {
     let id = UserId::parse(&request.user_id).map_err(IdentityError::from)?;
     let page = Page::<String>::parse(format!("roles of {id}"), request.page_size, &request.page_token)?;
-    let held = storage::find_roles_of_anybody(&mut *identity.database.pool().acquire().await?, id).await?;
-    let (_, held) = held.ok_or(IdentityError::NotFound(id))?;
+    let held = storage::find_holder(&mut *identity.database.pool().acquire().await?, id).await?;
+    let held = held.ok_or(IdentityError::NotFound(id))?.roles;
 
     let after = page.after().cloned();
     let is_behind = |role: &UserRole| after.as_ref().is_none_or(|after| role.name > *after);

@@ -2,6 +2,7 @@
 
 mod administrators;
 mod assign_role;
+mod change_password;
 mod create_user;
 mod delete_user;
 mod disable_user;
@@ -18,9 +19,12 @@ mod list_users;
 mod register;
 mod remove_role;
 mod send_mail;
+mod spread_notice;
+mod update_user;
 mod verify_credentials;
 
 pub(crate) use assign_role::assign_role;
+pub(crate) use change_password::change_password;
 pub(crate) use create_user::create_user;
 pub(crate) use delete_user::delete_user;
 pub(crate) use disable_user::disable_user;
@@ -37,6 +41,8 @@ pub(crate) use list_users::list_users;
 pub(crate) use register::register;
 pub(crate) use remove_role::remove_role;
 pub(crate) use send_mail::send_mail;
+pub(crate) use spread_notice::spread_notice;
+pub(crate) use update_user::update_user;
 pub(crate) use verify_credentials::verify_credentials;
 
 use subjects::identity::v1::{User as WireUser, user};

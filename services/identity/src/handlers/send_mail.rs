@@ -18,6 +18,8 @@ pub(crate) async fn send_mail(identity: &Identity, run: &Run) -> Outcome {
     let purpose = match arguments.purpose() {
         send_mail::Purpose::AccountCreated => Purpose::AccountCreated,
         send_mail::Purpose::RolesChanged => Purpose::RolesChanged,
+        send_mail::Purpose::PasswordSet => Purpose::PasswordSet,
+        send_mail::Purpose::PasswordChanged => Purpose::PasswordChanged,
         send_mail::Purpose::Unspecified => return Outcome::Undecodable("/purpose is missing".to_owned()),
     };
     let Ok(user_id) = UserId::parse(&arguments.user_id) else {
@@ -47,6 +49,6 @@ pub(crate) async fn send_mail(identity: &Identity, run: &Run) -> Outcome {
 async fn find(identity: &Identity, user_id: UserId) -> Result<Option<(User, Vec<String>)>> {
     let mut connection = identity.database.pool().acquire().await?;
     let Some(user) = storage::find_user(&mut connection, user_id).await? else { return Ok(None) };
-    let roles = storage::find_roles_of_anybody(&mut connection, user_id).await?;
-    Ok(Some((user, roles.map(|(_, held)| held.all()).unwrap_or_default())))
+    let held = storage::find_holder(&mut connection, user_id).await?;
+    Ok(Some((user, held.map(|held| held.roles.all()).unwrap_or_default())))
 }

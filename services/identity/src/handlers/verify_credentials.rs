@@ -27,12 +27,12 @@ pub(crate) async fn verify_credentials(
     let Some(known) = known else { return Ok(VerifyCredentialsReply::default()) };
     let user_id = known.user_id.to_string();
     if verdict == Verdict::Wrong || !known.state.may_sign_in() {
-        return Ok(VerifyCredentialsReply { valid: false, user_id, roles: Vec::new() });
+        return Ok(VerifyCredentialsReply { user_id, ..VerifyCredentialsReply::default() });
     }
     if verdict == Verdict::RightButOutdated {
         renew_hash(identity, cx, password, &known).await;
     }
-    Ok(VerifyCredentialsReply { valid: true, user_id, roles: known.roles })
+    Ok(VerifyCredentialsReply { valid: true, user_id, roles: known.roles, password_version: known.password_version })
 }
 
 /// Now that the password is at hand, its hash is made again with the parameters in force. A failure keeps nobody out: the

@@ -2,9 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::state_from_text;
-use crate::domain::{Email, PasswordHash, State, UserId};
+use super::users::UserRow;
+use crate::domain::{Email, PasswordHash, State, User, UserId};
 
 /// What is needed to let somebody sign in, or not.
 #[derive(Debug)]
@@ -12,6 +14,8 @@ pub(crate) struct SignIn {
     pub user_id: UserId,
     pub state: State,
     pub password_hash: PasswordHash,
+    /// Counts the user's passwords.
+    pub password_version: u32,
     /// In order.
     pub roles: Vec<String>,
 }
@@ -21,7 +25,7 @@ pub(crate) struct SignIn {
 pub(crate) async fn find_sign_in(connection: &mut PgConnection, email: &Email) -> Result<Option<SignIn>, sqlx::Error> {
     let row = sqlx::query!(
         r#"
-        SELECT users.id, users.state, credentials.password_hash,
+        SELECT users.id, users.state, credentials.password_hash, credentials.version,
                ARRAY(SELECT role FROM identity.user_roles WHERE user_id = users.id ORDER BY role) AS "roles!"
         FROM identity.users JOIN identity.credentials ON credentials.user_id = users.id
         WHERE users.email_normalised = $1
@@ -35,8 +39,97 @@ pub(crate) async fn find_sign_in(connection: &mut PgConnection, email: &Email) -
         user_id: UserId(row.id),
         state: state_from_text(&row.state)?,
         password_hash: PasswordHash::from_storage(row.password_hash),
+        password_version: version_from_row(row.version)?,
         roles: row.roles,
     }))
+}
+
+/// A user with the hash of their password and its version; `None` for nobody, and for who has none.
+#[tracing::instrument(name = "storage.credential.find_of_user", skip_all)]
+pub(crate) async fn find_password(
+    connection: &mut PgConnection,
+    id: UserId,
+) -> Result<Option<(User, PasswordHash, u32)>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"
+        SELECT id, email, display_name, state, email_verified, created_at, users.updated_at, password_hash, version
+        FROM identity.users JOIN identity.credentials ON user_id = id
+        WHERE id = $1
+        "#,
+        id.0,
+    )
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let user = UserRow {
+        id: row.id,
+        email: row.email,
+        display_name: row.display_name,
+        state: row.state,
+        email_verified: row.email_verified,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    };
+    let (hash, version) = (PasswordHash::from_storage(row.password_hash), version_from_row(row.version)?);
+    Ok(Some((user.try_into()?, hash, version)))
+}
+
+/// Gives a user another password, whatever the one before, and says which version it is. No session is kept.
+#[tracing::instrument(name = "storage.credential.set", skip_all)]
+pub(crate) async fn set_password(
+    connection: &mut PgConnection,
+    user_id: UserId,
+    hash: &PasswordHash,
+    now: DateTime<Utc>,
+) -> Result<u32, sqlx::Error> {
+    let version = sqlx::query_scalar!(
+        r#"
+        INSERT INTO identity.credentials (user_id, password_hash, updated_at) VALUES ($1, $2, $3)
+        ON CONFLICT (user_id) DO UPDATE
+            SET password_hash = excluded.password_hash, updated_at = excluded.updated_at,
+                version = credentials.version + 1, kept_session_id = NULL
+        RETURNING version
+        "#,
+        user_id.0,
+        hash.as_str(),
+        now,
+    )
+    .fetch_one(connection)
+    .await?;
+    version_from_row(version)
+}
+
+/// Gives a user another password in the place of that of version `from`, and says which version it is; `None` where that is not the
+/// present one any more. The session `kept` goes on.
+#[tracing::instrument(name = "storage.credential.change", skip_all)]
+pub(crate) async fn change_password(
+    connection: &mut PgConnection,
+    user_id: UserId,
+    from: u32,
+    hash: &PasswordHash,
+    kept: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Option<u32>, sqlx::Error> {
+    let version = sqlx::query_scalar!(
+        r#"
+        UPDATE identity.credentials
+        SET password_hash = $3, updated_at = $4, version = version + 1, kept_session_id = $5
+        WHERE user_id = $1 AND version = $2
+        RETURNING version
+        "#,
+        user_id.0,
+        i32::try_from(from).unwrap_or(i32::MAX),
+        hash.as_str(),
+        now,
+        kept,
+    )
+    .fetch_optional(connection)
+    .await?;
+    version.map(version_from_row).transpose()
+}
+
+pub(super) fn version_from_row(version: i32) -> Result<u32, sqlx::Error> {
+    u32::try_from(version).map_err(|_| sqlx::Error::Decode("credentials.version is negative".into()))
 }
 
 /// Puts `new` in the place of `old`; does nothing where another hash has taken that place meanwhile.

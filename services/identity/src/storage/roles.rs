@@ -4,31 +4,30 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::domain::{ADMIN, GroupId, GroupRoles, HeldRoles, RoleName, UserId};
+use super::credentials::version_from_row;
+use crate::domain::{ADMIN, GroupId, GroupRoles, HeldRoles, PasswordMark, RoleName, UserId};
 
-/// The roles of a user who may sign in; `None` for nobody and for one who may not.
-#[tracing::instrument(name = "storage.role.find", skip_all)]
-pub(crate) async fn find_roles(
-    connection: &mut PgConnection,
-    user_id: UserId,
-) -> Result<Option<HeldRoles>, sqlx::Error> {
-    let roles = find_roles_of_anybody(connection, user_id).await?;
-    Ok(roles.filter(|(disabled, _)| !disabled).map(|(_, roles)| roles))
+/// What a user holds, and whether they may make use of it.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    pub is_disabled: bool,
+    pub roles: HeldRoles,
+    pub password: PasswordMark,
 }
 
-/// The roles of a user, whether they may sign in or not, with whether they are disabled; `None` for nobody.
-pub(crate) async fn find_roles_of_anybody(
-    connection: &mut PgConnection,
-    user_id: UserId,
-) -> Result<Option<(bool, HeldRoles)>, sqlx::Error> {
+/// What a user holds, whether they may sign in or not; `None` for nobody.
+#[tracing::instrument(name = "storage.role.find", skip_all)]
+pub(crate) async fn find_holder(connection: &mut PgConnection, user_id: UserId) -> Result<Option<Holder>, sqlx::Error> {
     // One statement, so that it is one moment.
     let rows = sqlx::query!(
         r#"
-        SELECT users.state = 'DISABLED' AS "disabled!",
+        SELECT users.state = 'DISABLED' AS "is_disabled!",
+               credentials.version AS "password_version?", credentials.kept_session_id AS "kept_session_id?",
                ARRAY(SELECT role FROM identity.user_roles WHERE user_id = users.id ORDER BY role) AS "own!",
                groups.id AS "group_id?", groups.name AS "group_name?",
                ARRAY(SELECT role FROM identity.group_roles WHERE group_id = groups.id ORDER BY role) AS "group_roles!"
         FROM identity.users
+        LEFT JOIN identity.credentials ON credentials.user_id = users.id
         LEFT JOIN identity.group_members ON group_members.user_id = users.id
         LEFT JOIN identity.groups ON groups.id = group_members.group_id
         WHERE users.id = $1
@@ -39,11 +38,13 @@ pub(crate) async fn find_roles_of_anybody(
     .fetch_all(connection)
     .await?;
     let Some(first) = rows.first() else { return Ok(None) };
-    let (disabled, own) = (first.disabled, first.own.clone());
+    let (is_disabled, own, kept_session) = (first.is_disabled, first.own.clone(), first.kept_session_id);
+    let version = first.password_version.map_or(Ok(0), version_from_row)?;
     let groups = rows.into_iter().filter_map(|row| {
         Some(GroupRoles { id: GroupId(row.group_id?), name: row.group_name?, roles: row.group_roles })
     });
-    Ok(Some((disabled, HeldRoles { own, groups: groups.collect() })))
+    let roles = HeldRoles { own, groups: groups.collect() };
+    Ok(Some(Holder { is_disabled, roles, password: PasswordMark { version, kept_session } }))
 }
 
 /// Gives a user a role of their own; false where they have it. The user must be there.

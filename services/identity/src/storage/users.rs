@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{state_from_text, state_to_text};
-use crate::domain::{NewUser, PasswordHash, State, User, UserId};
+use crate::domain::{DisplayName, NewUser, PasswordHash, State, User, UserId};
 
 pub(super) struct UserRow {
     pub(super) id: Uuid,
@@ -147,6 +147,29 @@ pub(crate) async fn list_users(
 
 pub(super) fn collect_users(rows: Vec<UserRow>) -> Result<Vec<User>, sqlx::Error> {
     rows.into_iter().map(User::try_from).collect()
+}
+
+/// Changes what is given of a user, and notes that something of theirs was changed now; `None` where there is none.
+#[tracing::instrument(name = "storage.user.update", skip_all)]
+pub(crate) async fn update_user(
+    connection: &mut PgConnection,
+    id: UserId,
+    display_name: Option<&DisplayName>,
+    now: DateTime<Utc>,
+) -> Result<Option<User>, sqlx::Error> {
+    let row = sqlx::query_as!(
+        UserRow,
+        r#"
+        UPDATE identity.users SET display_name = coalesce($2, display_name), updated_at = $3 WHERE id = $1
+        RETURNING id, email, display_name, state, email_verified, created_at, updated_at
+        "#,
+        id.0,
+        display_name.map(DisplayName::as_str),
+        now,
+    )
+    .fetch_optional(connection)
+    .await?;
+    row.map(User::try_from).transpose()
 }
 
 /// Keeps a user from signing in; false where they already may not. The user must be there.
