@@ -41,7 +41,8 @@ async fn refresh_gives_a_successor_and_keeps_the_session() {
 
 #[tokio::test]
 async fn fifty_parallel_refreshes_of_one_token_get_one_successor() {
-    let platform = Setup::new().instances("auth", 2).start().await;
+    // As long a window as there may be: on a busy machine an answer takes seconds.
+    let platform = Setup::new().instances("auth", 2).set("auth.refresh_retry_window_ms", "60000").start().await;
     let http = platform.http();
     let person = Person::registered(&http).await;
     let token = refresh_token(&http.login(&person.email, &person.password).await);
@@ -49,8 +50,8 @@ async fn fifty_parallel_refreshes_of_one_token_get_one_successor() {
     let attempts = (0..50).map(|_| async {
         wait::until("a refresh is answered", async || {
             let reply = refresh(&http, &token).await;
-            // All of them wait for one row; a service that is too busy may say so, and the client comes again.
-            (reply.status != 503).then(|| refresh_token(&reply.json(200)))
+            // All of them wait for one row; a service that is too busy may say so, or say nothing in time, and the client comes again.
+            (![503, 504].contains(&reply.status)).then(|| refresh_token(&reply.json(200)))
         })
         .await
     });
