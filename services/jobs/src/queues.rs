@@ -68,10 +68,8 @@ async fn reconcile(jobs: &Jobs, runners: &mut Runners) -> Result<()> {
             backoff_base_ms: settings.backoff_base_ms,
             backoff_max_ms: settings.backoff_max_ms,
         });
-        let concurrency = match settings.is_exact {
-            true => Concurrency::Everywhere(settings.concurrency),
-            false => Concurrency::Here(settings.concurrency),
-        };
+        let concurrency =
+            if settings.is_exact { Concurrency::Everywhere } else { Concurrency::Here }(settings.concurrency);
         let runner = jobs.engine.run_queue(&queue, concurrency, settings.rate, Arc::new(work));
         tracing::info!(queue, concurrency = settings.concurrency, "A queue runs.");
         runners.insert(queue, (settings, runner));
