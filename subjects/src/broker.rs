@@ -174,6 +174,9 @@ fn manage_jobs(publish: &mut BTreeSet<String>) {
         format!("$JS.API.CONSUMER.DELETE.{jobs}.*"),
         format!("$JS.API.CONSUMER.PAUSE.{jobs}.*"),
         format!("$JS.API.CONSUMER.NAMES.{jobs}"),
+        // To look at what no client can read.
+        format!("$JS.API.CONSUMER.LIST.{jobs}"),
+        format!("$JS.API.STREAM.MSG.GET.{jobs}"),
         format!("$JS.API.STREAM.MSG.DELETE.{jobs}"),
         format!("$JS.API.STREAM.MSG.DELETE.{schedules}"),
         format!("$JS.API.STREAM.PURGE.{letters}"),

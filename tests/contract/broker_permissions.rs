@@ -33,7 +33,6 @@ const FOREIGN_PUBLISH: &[&str] = &[
     "$JS.API.STREAM.PURGE.SCHEDULES",
     "$JS.API.STREAM.UPDATE.JOBS",
     "$JS.API.STREAM.DELETE.JOBS",
-    "$JS.API.STREAM.MSG.GET.JOBS",
     "$JS.API.STREAM.MSG.DELETE.EVENTS",
     "$JS.API.CONSUMER.CREATE.SCHEDULES.evil",
     "dlq.evt.evil.identity.user.registered",

@@ -1,6 +1,8 @@
 //! What is no job is refused with a field and a reason where it is submitted, else given up with one: never stored half, never
 //! looping (reliability.md §4.3).
 
+use std::time::Duration;
+
 use platform_tests::{Setup, jobs, wait};
 use serde_json::{Value, json};
 
@@ -163,4 +165,37 @@ async fn a_header_that_the_database_cannot_keep_does_not_keep_its_job_from_waiti
     admin.post(&format!("/api/v1/jobs/{first}/cancel"), &json!({})).await.json(200);
     let job = jobs::job_in(&admin, "odd", "SUCCEEDED").await;
     assert_eq!((&job["attempt"], &job["result"]), (&json!(1), &json!({ "a": 1 })));
+}
+
+#[tokio::test]
+async fn a_job_whose_headers_no_client_can_read_is_given_up_and_does_not_come_for_ever() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let mut wire = platform.user("producer").wire().await;
+
+    for block in
+        [&b"NATS/1.0\r\nShop: \xff\r\n\r\n"[..], b"NATS/1.0\r\nMy Shop: 1\r\n\r\n", b"NATS/1.0\r\nShop: a\rb\r\n\r\n"]
+    {
+        let said = wire.publish_raw_headers("jobs.diagnostics.echo", "_INBOX.producer.x", block, b"{}").await.unwrap();
+        assert_eq!(said, [""; 0]);
+    }
+
+    // The service loses its connection over each, and may not answer meanwhile. What it cannot read comes again after 30 s.
+    let mut database = platform.superuser().await;
+    wait::within(Duration::from_mins(3), "all are given up", async || {
+        let letters = "SELECT count(*) FROM jobs.dead_letters WHERE queue = 'diagnostics' AND reason = 'UNDECODABLE'";
+        let letters: i64 = sqlx::query_scalar(letters).fetch_one(&mut database).await.unwrap();
+        (letters == 3).then_some(())
+    })
+    .await;
+    let next = wait::until("the service answers", async || {
+        let reply = admin.post("/api/v1/jobs", &json!({ "queue": "diagnostics", "kind": "echo", "args": 7 })).await;
+        (reply.status == 202).then(|| reply.json(202)["jobId"].as_str().unwrap().to_owned())
+    })
+    .await;
+    wait::until("it is done", async || {
+        let reply = admin.get(&format!("/api/v1/jobs/{next}")).await;
+        (reply.status == 200 && reply.json(200)["state"] == "SUCCEEDED").then_some(())
+    })
+    .await;
 }

@@ -386,7 +386,7 @@ async fn a_change_and_its_job_survive_a_kill_together_or_were_never_made() {
     wait::until("all mail is sent", async || {
         let open: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM identity.outbox WHERE stream = 'JOBS' AND NOT EXISTS (SELECT FROM jobs.jobs \
-             WHERE state = 'SUCCEEDED' AND 'mail.send:' || jobs.id = headers ->> 'Nats-Msg-Id')",
+             WHERE state = 'SUCCEEDED' AND 'mail.send:' || jobs.id = outbox.headers ->> 'Nats-Msg-Id')",
         )
         .fetch_one(&mut database)
         .await

@@ -159,8 +159,8 @@ struct Answer {
 }
 
 #[derive(Deserialize)]
-struct Refusal {
-    err_code: u64,
+pub(super) struct Refusal {
+    pub(super) err_code: u64,
     #[serde(default)]
     description: String,
 }
@@ -406,7 +406,7 @@ impl JobBroker {
         Ok(is_there.then(|| (found.headers.unwrap_or_default(), found.payload)))
     }
 
-    async fn delete(&self, stream: &str, place: u64) -> Result<bool> {
+    pub(super) async fn delete(&self, stream: &str, place: u64) -> Result<bool> {
         match self
             .ask::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &json!({ "seq": place, "no_erase": true }))
             .await
@@ -659,7 +659,7 @@ impl JobBroker {
         }
     }
 
-    async fn ask<T: for<'de> Deserialize<'de>>(&self, api: &str, body: &Value) -> Result<T, Ask> {
+    pub(super) async fn ask<T: for<'de> Deserialize<'de>>(&self, api: &str, body: &Value) -> Result<T, Ask> {
         let deadline = Instant::now() + ACK_WAIT;
         let subject = Subject::from(format!("$JS.API.{api}"));
         let answer = self.requester.request(subject, None, body.to_string().into(), deadline).await;
@@ -668,7 +668,7 @@ impl JobBroker {
     }
 }
 
-enum Ask {
+pub(super) enum Ask {
     Refused(Refusal),
     Away(Error),
 }

@@ -17,6 +17,7 @@ mod queue;
 mod rate;
 mod run;
 mod slots;
+mod unreadable;
 mod workers;
 
 pub use broker::{Envelope, Found, JobBroker, QueueState, Stored, Submission, Ticks};

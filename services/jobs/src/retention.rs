@@ -1,4 +1,4 @@
-//! Forgets what is old, and sees to it that what was to be cancelled is.
+//! Forgets what is old, and sees to it that what was to be cancelled is, and that what cannot be read does not come again and again.
 
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ pub(crate) async fn keep(jobs: &Jobs, life: &Lifecycle) {
     while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
         if let Err(error) = step(jobs).await {
             tracing::debug!(?error, "What is old cannot be forgotten just now.");
+        }
+        if let Err(error) = jobs.engine.broker().bury_unreadable(jobs.clock.now()).await {
+            tracing::debug!(?error, "What cannot be read cannot be looked for just now.");
         }
     }
 }
