@@ -441,16 +441,6 @@ impl JobBroker {
         }
     }
 
-    /// When the work queue was created: one that was lost and made anew knows nothing of what was in it before.
-    pub(super) async fn made_at(&self) -> Result<DateTime<Utc>> {
-        #[derive(Deserialize)]
-        struct Info {
-            created: DateTime<Utc>,
-        }
-        let info: Info = self.ask(&format!("STREAM.INFO.{}", job::STREAM), &json!({})).await?;
-        Ok(info.created)
-    }
-
     /// How many jobs and times of schedules wait in `SCHEDULES` for their time; each has a subject of its own.
     pub async fn schedules(&self) -> Result<u64> {
         let info: Value = self.ask(&format!("STREAM.INFO.{}", job::SCHEDULES), &json!({})).await?;

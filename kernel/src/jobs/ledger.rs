@@ -50,7 +50,7 @@ impl Engine {
         if (known_at, known_sequence) == (published, sequence) {
             return Ok(false);
         }
-        if has_ended || known_at >= self.broker().made_at().await? {
+        if has_ended || known_at >= self.broker().queue_created_at().await? {
             return Ok(true);
         }
         let taken_over = sqlx::query(
