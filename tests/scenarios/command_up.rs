@@ -33,6 +33,7 @@ async fn up_starts_serves_stops_and_finds_its_data_again() {
         up.command(&["audit", "list"]).await.contains("auth.session.created").then_some(())
     })
     .await;
+    assert_eq!(up.without_reader(&["audit", "list", "--json"]).await, (true, String::new()));
     check_export(&up).await;
 
     // One signal ends all of it.

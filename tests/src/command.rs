@@ -1,6 +1,16 @@
 //! The built `trunkline` command, run as a person runs it.
 
-use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::PathBuf,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use futures::FutureExt;
 use trunkline::platform::{
@@ -131,6 +141,25 @@ impl Up {
         (text, errors)
     }
 
+    /// Runs a command whose reader is gone before the first line (`| true`); gives whether it counts that as a success, and what
+    /// it complains of.
+    pub async fn without_reader(&self, arguments: &[&str]) -> (bool, String) {
+        let mut child = tokio::process::Command::new(build::command().await)
+            .args(arguments)
+            .arg("--data")
+            .arg(self.data())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the command runs");
+        drop(child.stdout.take());
+        let output =
+            tokio::time::timeout(COMMAND_MAX, child.wait_with_output()).await.expect("in time").expect("it ends");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     async fn run(&self, arguments: &[&str]) -> (bool, String, String) {
         let output = tokio::process::Command::new(build::command().await)
             .args(arguments)
@@ -169,10 +198,17 @@ impl Up {
     }
 }
 
-/// Four free ports in a row.
+/// Four free ports in a row, from a range where no other test takes any: `up` comes to bind them seconds later.
 fn port_base() -> u16 {
-    std::iter::repeat_with(|| ports::any().expect("a free port"))
-        .take(100)
-        .find(|base| (*base..*base + 4).all(ports::is_free))
-        .expect("four free ports in a row")
+    const RANGE: std::ops::Range<u32> = 10_000..12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Where one process begins matters only when several test at once.
+    let begin = std::process::id().wrapping_mul(97);
+    std::iter::repeat_with(|| {
+        begin.wrapping_add(NEXT.fetch_add(1, Relaxed)) % (RANGE.len() as u32 / 4) * 4 + RANGE.start
+    })
+    .map(|base| u16::try_from(base).expect("a port"))
+    .take(100)
+    .find(|base| (*base..*base + 4).all(ports::is_free))
+    .expect("four free ports in a row")
 }

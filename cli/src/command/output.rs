@@ -1,15 +1,34 @@
 //! What the commands write: results on standard output, warnings and errors on standard error.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::fmt;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Error, Result};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+/// Who read the results has heard enough (`| head`): nothing is left to do, and nothing has failed.
+#[derive(Debug)]
+pub(super) struct ReaderGone;
+
+impl fmt::Display for ReaderGone {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("nobody reads the standard output any more")
+    }
+}
+
+impl std::error::Error for ReaderGone {}
+
 /// Writes a result line.
+///
+/// # Errors
+/// [`ReaderGone`] when the other end of the pipe is closed.
 pub(super) fn print(line: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{line}").context("writing to standard output")
+    writeln!(std::io::stdout(), "{line}").map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Error::new(ReaderGone),
+        _ => Error::new(error).context("writing to standard output"),
+    })
 }
 
 /// Tells something beside the results.
@@ -18,12 +37,12 @@ pub(super) fn note(line: &str) {
 }
 
 /// Tells why the command failed, in one line as far as the causes allow.
-pub(super) fn complain(error: &anyhow::Error) {
+pub(super) fn complain(error: &Error) {
     let _closed_terminal = writeln!(std::io::stderr(), "trunkline: {}", in_one_line(error));
 }
 
 /// The error with its causes, without those that the one before already names.
-fn in_one_line(error: &anyhow::Error) -> String {
+fn in_one_line(error: &Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {
         if parts.last().is_none_or(|last| !last.contains(&cause)) {

@@ -1,6 +1,7 @@
 //! Which ports the platform listens on: the usual ones where they are free, others where they are not.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -9,6 +10,10 @@ use anyhow::{Context as _, Result, bail};
 const RANGE: std::ops::Range<u16> = 12_000..32_000;
 /// Tries before the search gives up.
 const TRIES_MAX: usize = 500;
+/// A child that another thread has just forked holds the sockets of our own probes until it runs its program: a port counts as
+/// taken when it is so each of these times.
+const PROBES: usize = 10;
+const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Which port a server shall take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,15 +50,17 @@ impl Port {
     /// When the exact port is taken, or none is free.
     pub fn reserve(self) -> Result<Reserved> {
         let is_second_choice = match self {
-            Self::Exactly(port) | Self::Preferably(port) if is_free(port) => {
-                let socket = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
-                return Ok(Reserved { port, is_second_choice: false, socket });
+            Self::Exactly(port) | Self::Preferably(port) => {
+                if let Some(socket) = take(port) {
+                    return Ok(Reserved { port, is_second_choice: false, socket });
+                }
+                if let Self::Exactly(_) = self {
+                    bail!("port {port} is taken; end what listens there or choose another --port-base");
+                }
+                true
             }
-            Self::Exactly(port) => bail!("port {port} is taken; end what listens there or choose another --port-base"),
-            Self::Preferably(_) => true,
             Self::Any => false,
         };
-        // A child that another thread has just started holds what we tried a moment longer: the next port will do.
         for _ in 0..TRIES_MAX {
             let port = any()?;
             if let Ok(socket) = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
@@ -79,6 +86,16 @@ pub fn any() -> Result<u16> {
     bail!("no free port between {} and {}", RANGE.start, RANGE.end)
 }
 
+#[expect(clippy::disallowed_methods, reason = "nobody tells when a forked child lets go")]
+fn take(port: u16) -> Option<TcpListener> {
+    (0..PROBES).find_map(|probe| {
+        if probe > 0 {
+            std::thread::sleep(PROBE_PAUSE);
+        }
+        is_free(port).then(|| listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok()).flatten()
+    })
+}
+
 /// Whether nobody listens there on the loopback interface, nor on all interfaces.
 pub fn is_free(port: u16) -> bool {
     [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED].into_iter().all(|address| TcpListener::bind((address, port)).is_ok())
@@ -90,4 +107,26 @@ pub fn is_free(port: u16) -> bool {
 /// When the address is taken.
 pub fn listen(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).with_context(|| format!("listening on {address}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "stands for a child that lets go a moment later")]
+    fn a_port_that_is_given_back_in_a_moment_is_waited_for_and_one_that_is_not_is_taken() {
+        let held = Port::Any.reserve().unwrap();
+        let port = held.port;
+        let refused = Port::Exactly(port).reserve().unwrap_err().to_string();
+        assert!(refused.contains(&format!("port {port} is taken")), "{refused}");
+        assert!(Port::Preferably(port).reserve().unwrap().is_second_choice);
+
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(PROBE_PAUSE);
+            drop(held);
+        });
+        assert_eq!(Port::Exactly(port).reserve().unwrap().port, port);
+        child.join().unwrap();
+    }
 }

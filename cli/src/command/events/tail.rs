@@ -1,6 +1,5 @@
 //! `trunkline events tail`: the gateway's live tail on a terminal, or one JSON object a line for programs.
 
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -10,7 +9,7 @@ use serde_json::Value;
 
 use super::super::api::{self, Session};
 use super::super::options::Data;
-use super::super::output::{cell, note, print};
+use super::super::output::{ReaderGone, cell, note, print};
 use super::sse::{Block, Blocks};
 
 /// How long a connection may take to be made.
@@ -130,7 +129,7 @@ impl Progress<'_> {
         };
         self.position = block.id.or(self.position);
         match printed {
-            Err(error) if is_closed_pipe(&error) => Ok(false),
+            Err(error) if error.is::<ReaderGone>() => Ok(false),
             printed => printed.map(|()| true),
         }
     }
@@ -154,10 +153,6 @@ fn gap(data: &str) -> String {
         Some("stream_anew") => "the stream was made anew; showing it from its start".to_owned(),
         _ => format!("older events are not kept any more; going on with {first}"),
     }
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
