@@ -6,21 +6,28 @@
 pub mod nats;
 pub mod postgres;
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use trunkline::platform::process::User;
 use trunkline::platform::terminal::Terminal;
-use trunkline::platform::{binaries, folders};
+use trunkline::platform::{binaries, folders, ports};
 
-/// A port that is free now.
+/// A port that is free and that no other test of this process was given. Not one that the system picks: connections that go
+/// out would get it while its server is down.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    listener.local_addr().expect("a bound socket has an address").port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = ports::any().expect("a port is free");
+        if GIVEN.lock().expect("nothing fails while it is held").insert(port) {
+            return port;
+        }
+    }
 }
 
 /// A folder of this process, empty at first. Those of processes that have ended are removed.
@@ -105,12 +112,18 @@ pub fn spawn(program: &Path, arguments: Vec<String>, user: Option<User>) -> Chil
     child.recv().expect("the parent thread answers").expect("the command can be started")
 }
 
-/// Waits until a port takes connections.
-pub fn wait_for_port(port: u16) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+/// Starts a server and waits until its port takes connections. One that ends before that is started again: what it left when it
+/// was killed may take a moment to go, such as the shared memory of PostgreSQL's other processes.
+pub fn start_server(port: u16, program: &Path, arguments: &[String], user: Option<User>) -> Child {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let mut process = spawn(program, arguments.to_vec(), user);
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
         assert!(Instant::now() < deadline, "nothing listens on port {port}");
         #[expect(clippy::disallowed_methods, reason = "a server that starts gives no other sign")]
         std::thread::sleep(Duration::from_millis(10));
+        if process.try_wait().expect("it can be looked at").is_some() {
+            process = spawn(program, arguments.to_vec(), user);
+        }
     }
+    process
 }

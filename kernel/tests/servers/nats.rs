@@ -45,9 +45,8 @@ impl Nats {
     /// Starts it again after [`Nats::kill`].
     pub fn resume(&mut self) {
         let configuration = self.configuration_file().to_str().expect("paths of tests are readable").to_owned();
-        self.process =
-            Some(super::spawn(&super::programs().nats_server, vec!["--config".to_owned(), configuration], None));
-        super::wait_for_port(self.port);
+        let arguments = ["--config".to_owned(), configuration];
+        self.process = Some(super::start_server(self.port, &super::programs().nats_server, &arguments, None));
     }
 
     /// Kills it as `kill -9` does.

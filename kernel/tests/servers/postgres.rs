@@ -70,8 +70,8 @@ impl Postgres {
         ];
         let mut arguments = vec!["-D".to_owned(), path(&self.data).to_owned(), "-p".to_owned(), self.port.to_string()];
         arguments.extend(settings.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
-        self.process = Some(super::spawn(&programs().postgres.join("postgres"), arguments, programs().postgres_user));
-        super::wait_for_port(self.port);
+        let program = programs().postgres.join("postgres");
+        self.process = Some(super::start_server(self.port, &program, &arguments, programs().postgres_user));
     }
 
     /// Kills the postmaster; its children notice and end.
