@@ -24,7 +24,7 @@ const DISABLED: &str = "evt.identity.user.disabled";
 const CREATED: &str = "evt.auth.session.created";
 
 /// The longest that anything which must happen may take.
-const WAIT_MAX: Duration = Duration::from_secs(20);
+const WAIT_MAX: Duration = Duration::from_mins(1);
 
 const NEVER: u64 = u64::MAX;
 

@@ -20,6 +20,9 @@ use subjects::identity::v1::UserRegistered;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// The longest that anything which must happen may take, on a machine that is busy.
+const WAIT_MAX: Duration = Duration::from_mins(2);
+
 /// A service's instance, as far as the relay needs one.
 struct Instance {
     database: Database,
@@ -69,7 +72,7 @@ async fn unsent(database: &Database) -> i64 {
 
 /// Waits until all is sent.
 async fn all_sent(database: &Database) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + WAIT_MAX;
     while unsent(database).await > 0 {
         assert!(Instant::now() < deadline, "{} rows are still unsent", unsent(database).await);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -78,7 +81,7 @@ async fn all_sent(database: &Database) {
 
 /// Waits until a stream holds so many messages.
 async fn stored(nats: &Nats, stream: &str, count: usize) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + WAIT_MAX;
     loop {
         let stored = nats.messages(stream).await.len();
         if stored >= count {
@@ -137,7 +140,7 @@ async fn event_and_record_of_a_commit_are_stored_at_once_and_noted() {
     assert_eq!(events[0].headers.get("ce-id"), events[0].headers.get(NATS_MESSAGE_ID));
     assert_eq!(records[1].subject.as_str(), "audit.identity.user.registered");
     let noted: Vec<(String, i64, bool)> = sqlx::query_as(
-        "SELECT ack_stream, ack_sequence, ack_stream_created BETWEEN now() - interval '1 minute' AND now() FROM outbox ORDER BY id",
+        "SELECT ack_stream, ack_sequence, ack_stream_created BETWEEN now() - interval '10 minutes' AND now() FROM outbox ORDER BY id",
     )
     .fetch_all(instance.database.pool())
     .await
@@ -334,7 +337,7 @@ async fn full_stream_keeps_its_own_messages_waiting_and_nobody_elses() {
     for user in 0..30 {
         register(&instance.database, user.to_string()).await.unwrap();
     }
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + WAIT_MAX;
     while nats.messages("EVENTS").await.len() < 30 {
         assert!(Instant::now() < deadline, "the full stream holds up the other");
     }
@@ -381,7 +384,7 @@ async fn lock_of_a_killed_holder_is_free_at_once() {
     let freed = Instant::now();
     all_sent(&instance.database).await;
 
-    assert!(freed.elapsed() < Duration::from_secs(3), "{:?}", freed.elapsed());
+    assert!(freed.elapsed() < Duration::from_secs(20), "no time-out ended it: {:?}", freed.elapsed());
     instance.stop().await;
 }
 
@@ -611,7 +614,7 @@ async fn heartbeat_tells_the_age_of_the_oldest_unsent_message() {
     register(&instance.database, "stuck").await.unwrap();
 
     let mut next = async || -> Value {
-        let beat = tokio::time::timeout(Duration::from_secs(5), beats.next()).await.unwrap().unwrap();
+        let beat = tokio::time::timeout(WAIT_MAX, beats.next()).await.unwrap().unwrap();
         serde_json::from_slice(&beat.payload).unwrap()
     };
     while next().await["oldestUnsentAgeMs"].as_u64().unwrap() < 1_000 {}

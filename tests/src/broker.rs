@@ -11,8 +11,8 @@ use crate::wire::Wire;
 /// Longer than any endpoint's own timeout: the service answers first, or the test fails.
 const REQUEST_MAX: Duration = Duration::from_secs(15);
 
-/// So long nobody answers a question to all before nobody more is expected.
-const SILENCE: Duration = Duration::from_secs(1);
+/// So long nobody answers a question to all before nobody more is expected, on a machine that may stand still for a while.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// A user of the broker and how to become it.
 #[derive(Clone, Debug)]
@@ -118,8 +118,8 @@ impl Broker {
         })
     }
 
-    /// Sends one request to every responder and gathers what answers, until a second has passed in which nobody did; for
-    /// discovery.
+    /// Sends one request to every responder and gathers what answers, until some seconds have passed in which nobody
+    /// did; for discovery.
     pub async fn gather(&self, subject: &str) -> Vec<Value> {
         use futures::StreamExt;
         let inbox = self.client.new_inbox();

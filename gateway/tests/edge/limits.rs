@@ -67,7 +67,7 @@ async fn refusal_reaches_a_client_that_is_still_sending() {
 
 #[tokio::test]
 async fn slow_heads_and_idle_connections_are_closed() {
-    let setup = edge().set("gateway.header_timeout_ms", "500").set("gateway.idle_timeout_ms", "1000");
+    let setup = edge().set("gateway.header_timeout_ms", "3000").set("gateway.idle_timeout_ms", "4000");
     let platform = setup.start().await;
     let gateway = platform.gateway(1);
 
