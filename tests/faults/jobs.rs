@@ -31,9 +31,9 @@ const FAILING: usize = 40;
 
 const WORKERS: usize = 2;
 
-/// The longest that everything may take to come to an end after the last kill: the broker gives what a killed runner held to
-/// another after 30 s.
-const END_MAX: Duration = Duration::from_mins(2);
+/// The longest that everything may take to come to an end after the last kill, on a machine that is busy: the broker gives what a
+/// killed runner held to another after 30 s.
+const END_MAX: Duration = Duration::from_mins(4);
 
 /// Killed one in so many times each.
 const VICTIMS: [&str; 4] = ["jobs", "worker", "nats-server", "worker"];
@@ -116,7 +116,8 @@ async fn kills_at_random_points_lose_no_job_and_double_no_effect() {
         let mut next = 0.0;
         loop {
             next += JOBS_A_KILL * (0.5 + random.fraction());
-            wait::within(END_MAX, "jobs are acknowledged", async || {
+            // Those who submit have a bound, and it may be that none of what is left to them reaches this number.
+            wait::within(Duration::MAX, "jobs are acknowledged", async || {
                 #[expect(clippy::cast_precision_loss, reason = "some thousands")]
                 let is_time = acknowledged.load(Ordering::Relaxed) as f64 >= next;
                 is_time.then_some(())
