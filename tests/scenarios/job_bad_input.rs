@@ -60,14 +60,18 @@ async fn a_submission_that_is_not_valid_is_refused_by_its_field_and_leaves_nothi
     }
 
     admin.post("/api/v1/jobs/batch", &json!({ "jobs": [] })).await.problem(422, "validation_failed");
-    let listed = admin.get("/api/v1/jobs").await.json(200);
-    assert_eq!(listed["items"], json!([]), "nothing was stored");
+    // What services have declared for certain times may come meanwhile.
+    let listed = admin.get("/api/v1/jobs?pageSize=500").await.json(200);
+    let stored: Vec<_> = listed["items"].as_array().unwrap().iter().filter(|job| job["queue"] != "auth").collect();
+    assert!(stored.is_empty(), "nothing was stored: {stored:?}");
     let ops = platform.user("ops").connect().await;
     for (stream, subjects) in [("JOBS", "jobs.>"), ("SCHEDULES", "schedules.job.>")] {
         let request = json!({ "subjects_filter": subjects }).to_string();
         let answer = ops.client.request(format!("$JS.API.STREAM.INFO.{stream}"), request.into()).await.unwrap();
         let info: Value = serde_json::from_slice(&answer.payload).unwrap();
-        assert!(info["error"].is_null() && info["state"].get("subjects").is_none(), "{stream}: {info}");
+        let stored = info["state"]["subjects"].as_object().into_iter().flatten();
+        let stored: Vec<_> = stored.filter(|(subject, _)| !subject.starts_with("jobs.auth.")).collect();
+        assert!(info["error"].is_null() && stored.is_empty(), "{stream}: {info}");
     }
 }
 
@@ -120,8 +124,12 @@ async fn a_published_job_that_cannot_be_read_is_given_up_with_the_reason() {
         bodies.push(shown["body"].as_str().unwrap().to_owned());
     }
     assert!(bodies.len() == 2 && bodies.contains(&"ew==".to_owned()), "{bodies:?}");
-    let counted = platform.metric("jobs", "trunkline_jobs_dead_lettered_total").await;
-    assert_eq!(counted.to_string(), "14", "the unnamed one has no queue");
+    // The unnamed one has no queue; a letter is there before it is counted.
+    wait::until("fourteen are counted", async || {
+        let counted = platform.metric("jobs", "trunkline_jobs_dead_lettered_total").await;
+        (counted.to_string() == "14").then_some(())
+    })
+    .await;
 
     // A job that has expired is not run; a subject that means nothing is not acknowledged.
     jobs::publish(&producer, "jobs.diagnostics.echo", &[("Job-Expires-At", "2020-01-01T00:00:00Z")], "{}")

@@ -115,6 +115,12 @@ async fn a_queues_concurrency_is_one_for_all_priorities_and_comes_back_from_runn
     for _ in 0..2 {
         bench.next().await;
     }
+    // An acknowledgement that dies with its runner has a job run once more than is counted here.
+    wait::until("the broker has heard of all that ended", async || {
+        let queue = queue(&admin, "strict").await;
+        (queue["pending"].as_u64()? + queue["running"].as_u64()? == 6).then_some(())
+    })
+    .await;
     for instance in 1..=2 {
         platform.process("jobs", instance).kill().await.unwrap();
     }
@@ -372,6 +378,7 @@ async fn dead_letters_go_back_by_queue_at_a_rate_and_those_that_fail_again_do_no
     let which = json!({ "queue": "diagnostics", "kind": "fail", "ratePerSecond": 2, "failedBefore": before });
 
     let nothing = admin.post("/api/v1/dead-letters/replay", &json!({ "queue": "other" })).await.json(200);
+    let asked = kernel::Clock::system().now().timestamp_micros();
     let replayed = admin.post("/api/v1/dead-letters/replay", &which).await.json(200);
 
     assert_eq!((&nothing["replayed"], &nothing["remaining"]), (&json!(0), &json!(0)));
@@ -387,8 +394,10 @@ async fn dead_letters_go_back_by_queue_at_a_rate_and_those_that_fail_again_do_no
         began.push(micros(&jobs::job_in(&admin, &id, "DEAD_LETTER").await, "startedAt"));
     }
     began.sort_unstable();
-    // Each has its own time, half a second behind the one before; none begins before its time.
-    assert!(began[4] - began[0] >= 1_500_000, "{began:?}");
+    // Each has its own time, half a second behind the one before; none begins before its time, and any may be late.
+    for (began, due) in began.iter().zip((asked..).step_by(500_000)) {
+        assert!(*began >= due, "{began} before {due}");
+    }
     let again = admin.post("/api/v1/dead-letters/replay", &which).await.json(200);
     assert_eq!(again["replayed"].as_u64().unwrap() + again["remaining"].as_u64().unwrap(), 0, "{again}");
     let faults = admin.post("/api/v1/dead-letters/replay", &json!({ "ratePerSecond": 1_001 })).await;

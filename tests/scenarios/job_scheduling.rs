@@ -110,7 +110,12 @@ async fn a_schedule_enqueues_a_job_that_is_tried_again_until_it_has_changed_some
 
     // All of it is one trace, from the schedule to the event.
     let begins = |span: &Span| span.is(&("jobs", "job.crew.hire.run"));
-    let trace = platform.traces().trace_with(begins, &HOPS).await;
+    // Of each run there is a span once it is over.
+    let trace = wait::until("the spans of both runs", async || {
+        let trace = platform.traces().trace_with(begins, &HOPS).await;
+        (trace.iter().filter(|span| span.is(&HOPS[1])).count() >= 2).then_some(trace)
+    })
+    .await;
     let hop = |hop: &(&str, &str)| trace.iter().find(|span| span.is(hop)).expect("waited for");
     let submitted = hop(&HOPS[0]);
     assert_eq!(submitted.parent_span_id, "", "{}", outline(&trace));

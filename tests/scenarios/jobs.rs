@@ -83,8 +83,12 @@ async fn a_job_published_by_anybody_is_done_by_a_worker_in_any_language() {
 
     let listed = admin.get("/api/v1/jobs?queue=shop&kind=order&state=SUCCEEDED").await.json(200);
     assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
-    let kinds = admin.get("/api/v1/job-kinds").await.json(200);
-    assert!(kinds["items"].as_array().unwrap().iter().any(|kind| kind["queue"] == "shop" && kind["kind"] == "order"));
+    wait::until("its kind is listed", async || {
+        let kinds = admin.get("/api/v1/job-kinds").await.json(200);
+        let is_it = |kind: &Value| kind["queue"] == "shop" && kind["kind"] == "order";
+        kinds["items"].as_array().unwrap().iter().any(is_it).then_some(())
+    })
+    .await;
     assert_eq!(queue(&admin, "shop").await["pending"], 0);
 }
 
@@ -213,15 +217,22 @@ async fn a_held_queue_gives_nothing_and_then_the_urgent_first() {
     assert_eq!(admin.post("/api/v1/queues/desk/resume", &empty).await.json(200)["paused"], false);
 
     let mut order = Vec::new();
+    let is_urgent = |n: &str| ["3", "4"].contains(&n);
     for _ in 0..4 {
         let request = next(&mut work).await;
         order.push(String::from_utf8(request.payload.to_vec()).unwrap());
+        // Of each lane one lies ready, and no more: a second urgent one waits behind the first. What comes next is decided then.
+        let behind = u64::from(!order.iter().any(|n| is_urgent(n)));
+        wait::until("the next of each lane lies ready", async || {
+            (queue(&admin, "desk").await["pending"].as_u64()? <= behind).then_some(())
+        })
+        .await;
         // One at a time: nothing comes before this is answered.
         assert!(tokio::time::timeout(Duration::from_millis(50), work.next()).await.is_err());
         jobs::answer(&broker, &request, &[], "").await;
     }
     // The lanes are asked at once, so the very first may be any; behind it the urgent come first.
-    let rest: Vec<_> = order.iter().skip(1).filter(|n| ["3", "4"].contains(&n.as_str())).collect();
+    let rest: Vec<_> = order.iter().skip(1).filter(|n| is_urgent(n.as_str())).collect();
     assert_eq!(rest.len(), order.iter().skip(1).take(rest.len()).filter(|n| rest.contains(n)).count(), "{order:?}");
     admin.post("/api/v1/queues/nothing/pause", &empty).await.problem(404, "queue_not_found");
     admin.put("/api/v1/queues/diagnostics", &empty).await.problem(422, "validation_failed");
@@ -251,8 +262,11 @@ async fn a_failing_dependency_with_long_pauses_does_not_stop_the_other_jobs_of_i
     for result in good["results"].as_array().unwrap() {
         jobs::job_in(&admin, result["jobId"].as_str().unwrap(), "SUCCEEDED").await;
     }
-    let waiting = admin.get("/api/v1/jobs?queue=mixed&state=RETRY_SCHEDULED&pageSize=100").await.json(200);
-    assert_eq!(waiting["items"].as_array().unwrap().len(), 50);
+    wait::until("the others wait for their time", async || {
+        let waiting = admin.get("/api/v1/jobs?queue=mixed&state=RETRY_SCHEDULED&pageSize=100").await.json(200);
+        (waiting["items"].as_array().unwrap().len() == 50).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Mail to users of what administrators did: enqueued with the change, sent by identity, and nothing of it in the job.
 
 use std::path::Path;
+use std::time::Duration;
 
 use futures::future::join_all;
 use kernel::data::relay::LOCK_CLASS;
@@ -215,6 +216,7 @@ async fn many_members_are_told_once_each_however_often_the_job_is_cut_off() {
     sqlx::query(last).execute(&mut *holding).await.unwrap();
     held.close().await.unwrap();
 
+    // It may come to its own end before that, if it has waited for long enough, and waits again then.
     wait::until("the last step waits", async || (recipients(&platform).await == 50).then_some(())).await;
     wait::until("its session is ended", async || {
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
@@ -227,7 +229,7 @@ async fn many_members_are_told_once_each_however_often_the_job_is_cut_off() {
     holding.rollback().await.unwrap();
 
     let job = jobs::job_in(&admin, &spreads(&platform).await[0], "SUCCEEDED").await;
-    assert_eq!((&job["attempt"], &job["result"]), (&json!(2), &json!({ "letters": 50 })));
+    assert_eq!((job["attempt"].as_u64() >= Some(2), &job["result"]), (true, &json!({ "letters": 50 })), "{job}");
     let letters: (i64, i64) = sqlx::query_as(
         "SELECT count(*), count(DISTINCT convert_from(payload, 'UTF8')::json ->> 'userId') FROM identity.outbox \
          WHERE stream = 'JOBS' AND subject = 'jobs.mail.send.low'",
@@ -254,11 +256,13 @@ async fn what_a_mail_server_refuses_for_now_is_sent_later_and_what_it_refuses_fo
     server.refuse(1, "451 4.7.1 Later");
     let user = create(&admin, &patient).await;
     let id = &jobs_of(&platform, &user).await[0];
-    let job = jobs::job_in(&admin, id, "RETRY_SCHEDULED").await;
+    // Within five seconds, by chance.
+    let job = wait::until("it is sent later", async || {
+        let job = jobs::job_in(&admin, id, "SUCCEEDED").await;
+        (!job["errors"].as_array().unwrap().is_empty()).then_some(job)
+    })
+    .await;
     assert_eq!(job["errors"][0]["message"], "the mail server does not take it just now: 451");
-    // By hand, so that nobody waits for chance.
-    admin.post(&format!("/api/v1/jobs/{id}/retry"), &json!({})).await.json(200);
-    let job = jobs::job_in(&admin, id, "SUCCEEDED").await;
     assert_eq!((&job["attempt"], server.refused()), (&json!(2), 1));
     assert_eq!(server.letters_to(&patient.email).len(), 1);
 
@@ -284,13 +288,20 @@ async fn mail_to_who_is_gone_is_dropped() {
     let server = MailServer::start().await;
     let platform = on_server(&server).await;
     let (admin, person) = (platform.admin().await, Person::new());
-    server.refuse(1, "451 4.7.1 Later");
+    // However often it is tried before the user is gone.
+    server.refuse(1_000, "451 4.7.1 Later");
     let user = create(&admin, &person).await;
     let id = &jobs_of(&platform, &user).await[0];
-    jobs::job_in(&admin, id, "RETRY_SCHEDULED").await;
+    wait::until("it is refused", async || (server.refused() > 0).then_some(())).await;
 
     assert_eq!(admin.delete(&format!("/api/v1/users/{user}")).await.status / 100, 2);
-    admin.post(&format!("/api/v1/jobs/{id}/retry"), &json!({})).await.json(200);
+    // By hand, so that nobody waits for chance; unless it is just being tried.
+    wait::until("it is tried again", async || {
+        let retried = admin.post(&format!("/api/v1/jobs/{id}/retry"), &json!({})).await.status == 200;
+        let job = admin.get(&format!("/api/v1/jobs/{id}")).await;
+        (retried || job.status == 200 && job.json(200)["state"] == "SUCCEEDED").then_some(())
+    })
+    .await;
 
     let job = jobs::job_in(&admin, id, "SUCCEEDED").await;
     assert_eq!(job["result"], json!({ "dropped": "there is no such user any more" }));
@@ -383,7 +394,8 @@ async fn a_change_and_its_job_survive_a_kill_together_or_were_never_made() {
     // Whatever they were told: some of it was said by nobody.
     join_all(asked).await;
     let mut database = platform.superuser().await;
-    wait::until("all mail is sent", async || {
+    // What a killed process held comes again after 30 s.
+    wait::within(Duration::from_mins(3), "all mail is sent", async || {
         let open: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM identity.outbox WHERE stream = 'JOBS' AND NOT EXISTS (SELECT FROM jobs.jobs \
              WHERE state = 'SUCCEEDED' AND 'mail.send:' || jobs.id = outbox.headers ->> 'Nats-Msg-Id')",
@@ -432,11 +444,15 @@ async fn what_was_sent_is_not_sent_again_when_the_queue_is_lost() {
     .await;
 
     wait::until("the next letter", async || (server.letters_to(&after.email).len() == 1).then_some(())).await;
+    let mut database = platform.superuser().await;
+    wait::until("the job is in the queue again", async || {
+        let sent_again = "SELECT count(*) FROM identity.outbox \
+                          WHERE stream = 'JOBS' AND lost_at IS NOT NULL AND acked_at IS NOT NULL";
+        let sent_again: i64 = sqlx::query_scalar(sent_again).fetch_one(&mut database).await.unwrap();
+        (sent_again == 1).then_some(())
+    })
+    .await;
     wait::until("the queue is empty", async || (platform.outstanding("JOBS", "normal_mail").await == 0).then_some(()))
         .await;
-    let sent_again =
-        "SELECT count(*) FROM identity.outbox WHERE stream = 'JOBS' AND lost_at IS NOT NULL AND acked_at IS NOT NULL";
-    let sent_again: i64 = sqlx::query_scalar(sent_again).fetch_one(&mut platform.superuser().await).await.unwrap();
-    assert_eq!(sent_again, 1);
     assert_eq!(server.letters_to(&before.email).len(), 1);
 }
