@@ -230,6 +230,9 @@ async fn order_is_shipped_once_whichever_of_its_two_steps_comes_first() {
         member.stop().await;
     }
     for durable in ["stock", "billing", "shipping"] {
-        assert_eq!(platform.outstanding("EVENTS", durable).await, 0, "{durable}");
+        wait::until(&format!("{durable} has acknowledged all"), async || {
+            (platform.outstanding("EVENTS", durable).await == 0).then_some(())
+        })
+        .await;
     }
 }

@@ -60,14 +60,14 @@ impl User {
                 for gateway in &gateways {
                     for token in [&token, &first] {
                         let reply = gateway.with_token(token).get("/api/v1/users/me").await;
-                        // A busy machine may say 503; a token is never refused.
-                        assert!([200, 503].contains(&reply.status), "{reply:?}");
+                        // A busy machine may say 503 or 504; a token is never refused.
+                        assert!([200, 503, 504].contains(&reply.status), "{reply:?}");
                     }
                 }
                 own_used.fetch_add(1, Ordering::Relaxed);
                 let refresh = json!({ "refreshToken": tokens["refreshToken"] });
                 let reply = gateways[1].post("/api/v1/auth/refresh", &refresh).await;
-                assert!([200, 503].contains(&reply.status), "{reply:?}");
+                assert!([200, 503, 504].contains(&reply.status), "{reply:?}");
                 if reply.status == 200 {
                     tokens = reply.json(200);
                 }
@@ -170,7 +170,10 @@ async fn a_key_signs_only_when_its_time_has_come_and_counts_only_while_it_is_pub
             (gateway.with_token(&token).get("/api/v1/users/me").await.status == 401).then_some(())
         })
         .await;
-        assert_eq!(published(gateway).await, BTreeSet::from([new.to_owned()]));
+        wait::until("it is published no more", async || {
+            (published(gateway).await == BTreeSet::from([new.to_owned()])).then_some(())
+        })
+        .await;
     }
 }
 
