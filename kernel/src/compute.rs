@@ -212,8 +212,9 @@ mod tests {
     async fn panic_is_500_and_the_thread_lives() {
         let pool = ComputePool::with_threads(1);
 
-        let failed = pool.run(&context(WAIT_MAX), || panic!("boom")).await;
-        let next = pool.run(&context(WAIT_MAX), || 7).await;
+        let cx = context(Duration::from_secs(30));
+        let failed = pool.run(&cx, || panic!("boom")).await;
+        let next = pool.run(&cx, || 7).await;
 
         assert_eq!(failed.unwrap_err().status(), 500);
         assert_eq!(next.unwrap(), 7);

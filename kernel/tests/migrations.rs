@@ -127,7 +127,8 @@ async fn migrator_that_is_killed_midway_leaves_nothing_and_holds_nobody_up() {
     run(&mut migrator, "BEGIN; CREATE TABLE identity.half ()").await.unwrap();
     let mut owner = connect(&url).await;
     let dies_while_the_other_waits = async {
-        let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)";
+        let waits = "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database d ON d.oid = database \
+                     WHERE locktype = 'advisory' AND NOT granted AND d.datname = current_database())";
         while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut owner).await.unwrap() {}
         drop(migrator);
     };

@@ -149,7 +149,8 @@ fn away_for() -> Duration {
 async fn audit_away_under_load_fails_no_request_and_misses_nothing() {
     let platform = Setup::new().start().await;
     let http = platform.http();
-    let load = Load::start(4, Duration::from_millis(10), move |_, _| {
+    // No more at once than there are hashed at once on the smallest machine: who waits for that may be told to come again.
+    let load = Load::start(2, Duration::from_millis(10), move |_, _| {
         let request = http.request(Method::POST, "/api/v1/registrations").json(&Person::new().registration());
         async move {
             let reply = Reply::try_of(request).await.map_err(|error| error.to_string())?;
@@ -185,8 +186,12 @@ async fn export_is_streamed_and_one_that_is_cut_off_leaves_nothing_behind() {
 
     // More often than there are places for streams at once.
     for _ in 0..40 {
-        let mut answer = admin.request(Method::GET, "/api/v1/audit/export").send().await.unwrap();
-        assert_eq!(answer.status(), 200);
+        // A place is free when it is noticed that nobody reads any more.
+        let mut answer = wait::until("a place is free", async || {
+            let answer = admin.request(Method::GET, "/api/v1/audit/export").send().await.unwrap();
+            (answer.status() == 200).then_some(answer)
+        })
+        .await;
         assert!(answer.chunk().await.unwrap().is_some_and(|chunk| chunk.starts_with(b"{")));
     }
 

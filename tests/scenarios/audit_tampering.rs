@@ -142,7 +142,7 @@ async fn bucket_that_lost_old_checkpoints_gets_them_back_from_the_table() {
         .unwrap();
     let nats = platform.process("nats-server", 1);
     let starts = nats.state().starts;
-    std::fs::remove_dir_all(platform.stream_store()).unwrap();
+    wait::until("the store is deleted", async || std::fs::remove_dir_all(platform.stream_store()).ok()).await;
     nats.signal(Signal::KILL).await.unwrap();
     wait::until("the broker is back", async || (nats.state().starts > starts).then_some(())).await;
     platform.make_streams().await;

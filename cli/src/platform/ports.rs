@@ -12,7 +12,7 @@ const RANGE: std::ops::Range<u16> = 12_000..32_000;
 const TRIES_MAX: usize = 500;
 /// A child that another thread has just forked holds the sockets of our own probes until it runs its program: a port counts as
 /// taken when it is so each of these times.
-const PROBES: usize = 10;
+const PROBES: usize = 25;
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Which port a server shall take.
