@@ -27,10 +27,10 @@ use crate::{broker::User, build, servers::temporary_folder};
 const READY_WITHIN: Duration = Duration::from_mins(3);
 
 /// The longest a stop may take before it counts as hanging.
-const STOP_WITHIN: Duration = Duration::from_secs(30);
+const STOP_WITHIN: Duration = Duration::from_mins(1);
 
 /// The longest any other command may take.
-const COMMAND_MAX: Duration = Duration::from_secs(30);
+const COMMAND_MAX: Duration = Duration::from_secs(90);
 
 /// A running `trunkline up`. It ends with this value, and with the test process at the latest.
 pub struct Up {

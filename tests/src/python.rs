@@ -16,10 +16,10 @@ use crate::{broker::User, servers::cache};
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/requirements.txt");
 
 /// The longest a client may run.
-pub(crate) const CLIENT_MAX: Duration = Duration::from_mins(2);
+pub(crate) const CLIENT_MAX: Duration = Duration::from_mins(4);
 
 /// The longest a computation may take, on a machine that is busy with others.
-const COMPUTATION_MAX: Duration = Duration::from_mins(5);
+const COMPUTATION_MAX: Duration = Duration::from_mins(15);
 
 static PACKAGES: OnceCell<PathBuf> = OnceCell::const_new();
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// The longest that any condition may take to come true; far above what it takes, since the machine may be busy.
-pub const WAIT_MAX: Duration = Duration::from_mins(1);
+pub const WAIT_MAX: Duration = Duration::from_mins(2);
 
 /// How long a condition rests between two looks.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 /// The longest the broker may be silent when it owes a line.
-const LINE_MAX: Duration = Duration::from_secs(10);
+const LINE_MAX: Duration = Duration::from_secs(30);
 
 /// A connection as one user of the broker.
 pub struct Wire {

@@ -167,7 +167,7 @@ impl Nats {
     async fn administer(&self, subject: &str, request: &Value) {
         let client = self.client(OBSERVER).await;
         let body = serde_json::to_vec(request).expect("JSON can be written");
-        for _ in 0..100 {
+        for _ in 0..600 {
             match client.request(subject.to_owned(), body.clone().into()).await {
                 Ok(reply) => {
                     let reply: Value = serde_json::from_slice(&reply.payload).expect("the answer is JSON");

@@ -146,7 +146,7 @@ impl Database {
 
     async fn connect_as_owner(&self, service: &str) -> PgConnection {
         let url = self.owner_url(service);
-        for _ in 0..100 {
+        for _ in 0..1_200 {
             match PgConnection::connect(url.expose()).await {
                 Ok(connection) => return connection,
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
