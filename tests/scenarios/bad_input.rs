@@ -299,6 +299,11 @@ async fn hostile_headers_on_nats_do_no_harm() {
     // Bytes that are no UTF-8: the header is not ours to read, or refused; never silence and never a crash.
     let block = b"NATS/1.0\r\nX-Bytes: \xff\xfe\r\nRequest-Id: \xff\r\n\r\n";
     ops.publish_raw_headers("svc.auth.v1.get_jwks", inbox, block, body).await.unwrap();
+    // The service's client may break off its connection over that, and comes back.
+    platform_tests::wait::until("auth answers", async || {
+        (platform.http().get("/.well-known/jwks.json").await.status == 200).then_some(())
+    })
+    .await;
     serves(&platform).await;
 }
 
