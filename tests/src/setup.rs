@@ -113,6 +113,8 @@ impl Setup {
             ("TRUNKLINE_LOG__FORMAT".to_owned(), "json".to_owned()),
             // Many platforms start at once on few cores here: being slow is not what is tested.
             ("TRUNKLINE_DATABASE__ACQUIRE_TIMEOUT_MS".to_owned(), "5000".to_owned()),
+            ("TRUNKLINE_DATABASE__LOCK_TIMEOUT_MS".to_owned(), "10000".to_owned()),
+            ("TRUNKLINE_DATABASE__STATEMENT_TIMEOUT_MS".to_owned(), "15000".to_owned()),
         ]);
         let mut service_env: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         let mut settings = self.settings.clone();
