@@ -1,6 +1,8 @@
 //! Bad input (reliability.md §4.1 and §4.2): the same bytes on both doors, HTTP and NATS, with the same answer. Never a
 //! 5xx, never a panic, and the next good request works. What only raw HTTP can say is the gateway's own corpus.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use platform_tests::{Platform, Setup, http::Reply, people::Person};
 use reqwest::Method;
@@ -10,6 +12,9 @@ use serde_json::{Value, json};
 const REGISTER: (&str, &str) = ("/api/v1/registrations", "svc.identity.v1.register");
 const LOGIN: (&str, &str) = ("/api/v1/auth/login", "svc.auth.v1.login");
 const REFRESH: (&str, &str) = ("/api/v1/auth/refresh", "svc.auth.v1.refresh");
+
+/// How long a request may take.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Bytes that are no JSON value of the kind that is wanted; `email` stands for a field that exists.
 fn malformed(field: &str) -> Vec<(&'static str, Vec<u8>)> {
@@ -175,6 +180,21 @@ async fn bodies_beyond_the_bound_are_413_before_they_are_read_whole() {
     // The gateway answers and closes while the client still writes; a client that does not read then sees a cut.
     if let Ok(reply) = over_http {
         reply.problem(413, "body_too_large");
+    }
+    serves(&platform).await;
+}
+
+/// With what is around it, it is more than a message of the broker's may have: it is refused at the door, with the bound.
+#[tokio::test]
+async fn a_permission_pattern_of_a_mebibyte_is_413() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+
+    for permission in ["x".repeat(1024 * 1024), "a.".repeat(512 * 1024)] {
+        let began = Instant::now();
+        let reply = admin.post("/api/v1/roles", &json!({ "name": "huge", "permissions": [permission] })).await;
+        reply.problem(413, "body_too_large");
+        assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
     }
     serves(&platform).await;
 }

@@ -174,6 +174,8 @@ impl<'a> Kept<'a> {
         })
         .await;
         assert_eq!(letter["maxAttempts"], 3, "{letter}");
+        // The letter is stored before the history hears of it, and only what has ended there can be put back once more.
+        jobs::job_in(&self.admin, id, "DEAD_LETTER").await;
         let mut database = self.platform.superuser().await;
         let lanes = "SELECT DISTINCT lane FROM jobs.dead_letters WHERE id = $1";
         let lanes: Vec<String> = sqlx::query_scalar(lanes).bind(id).fetch_all(&mut database).await.unwrap();

@@ -340,6 +340,8 @@ pub(crate) async fn list_jobs(
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<Job>, sqlx::Error> {
+    // Planned for the filters at hand: one plan for all would look through every queue for the jobs of one.
+    sqlx::query!("SET LOCAL plan_cache_mode = force_custom_plan").execute(&mut *connection).await?;
     let rows = sqlx::query_as!(
         JobRow,
         "SELECT number, queue, kind, id, state, rank, round, attempt, max_attempts, NULL::text AS args, progress, \
@@ -376,9 +378,23 @@ pub(crate) async fn list_errors(connection: &mut PgConnection, job: &Job) -> Res
 
 /// Queues and kinds that were seen, in order.
 pub(crate) async fn list_kinds(connection: &mut PgConnection) -> Result<Vec<(String, String)>, sqlx::Error> {
-    let rows = sqlx::query!("SELECT DISTINCT queue, kind FROM jobs.jobs ORDER BY queue, kind LIMIT $1", KINDS_MAX)
-        .fetch_all(connection)
-        .await?;
+    // From one to the next: there are few of them and many jobs of each.
+    let rows = sqlx::query!(
+        r#"
+        WITH RECURSIVE seen AS (
+            (SELECT queue, kind FROM jobs.jobs ORDER BY queue, kind LIMIT 1)
+            UNION ALL
+            SELECT next.queue, next.kind FROM seen, LATERAL (
+                SELECT queue, kind FROM jobs.jobs WHERE (queue, kind) > (seen.queue, seen.kind)
+                ORDER BY queue, kind LIMIT 1
+            ) AS next
+        )
+        SELECT queue AS "queue!", kind AS "kind!" FROM seen LIMIT $1
+        "#,
+        KINDS_MAX
+    )
+    .fetch_all(connection)
+    .await?;
     Ok(rows.into_iter().map(|row| (row.queue, row.kind)).collect())
 }
 
