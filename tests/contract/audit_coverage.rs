@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 use platform_tests::{
     Setup,
     http::{Http, Reply},
+    jobs,
     people::Person,
     tail::Tail,
     wait,
@@ -254,6 +255,7 @@ async fn walk_jobs(admin: &Http) {
         (admin.get(&format!("/api/v1/dead-letters/{dead}")).await.status == 200).then_some(())
     })
     .await;
+    jobs::job_in(admin, &dead, "DEAD_LETTER").await;
     admin.post(&format!("/api/v1/dead-letters/{dead}/replay"), &empty).await.json(200);
     admin.post("/api/v1/dead-letters/replay", &empty).await.json(200);
     assert_eq!(admin.delete("/api/v1/dead-letters?all=true").await.status, 200);

@@ -369,6 +369,9 @@ async fn dead_letters_go_back_by_queue_at_a_rate_and_those_that_fail_again_do_no
         (letters.len() == 5).then_some(letters)
     })
     .await;
+    for n in 0..5 {
+        jobs::job_in(&admin, &format!("f-{n}"), "DEAD_LETTER").await;
+    }
     let mut before = letters
         .iter()
         .map(|letter| subjects::Timestamp::parse(letter["failedAt"].as_str().unwrap()).unwrap())

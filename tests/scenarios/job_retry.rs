@@ -282,6 +282,7 @@ async fn a_letter_that_was_put_back_by_a_process_that_died_before_it_could_note_
         .await;
     };
     letter(200).await;
+    jobs::job_in(&kept.admin, "again", "DEAD_LETTER").await;
     let replay = async || kept.admin.post("/api/v1/dead-letters/again/replay", &json!({})).await.json(200);
     let forget = "UPDATE jobs.dead_letters SET replayed_at = NULL WHERE id = 'again'";
 
