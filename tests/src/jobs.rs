@@ -67,7 +67,8 @@ pub async fn job_in(http: &Http, id: &str, state: &str) -> Value {
 pub async fn job_in_within(http: &Http, id: &str, state: &str, max: Duration) -> Value {
     wait::within(max, &format!("job {id} is {state}"), async || {
         let reply = http.get(&format!("/api/v1/jobs/{id}")).await;
-        if reply.status == 404 {
+        // Not heard of yet; or whoever is asked is too busy to say, or just coming back.
+        if [404, 503, 504].contains(&reply.status) {
             return None;
         }
         let job = reply.json(200);

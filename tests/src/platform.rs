@@ -212,8 +212,8 @@ impl Platform {
     ) -> serde_json::Value {
         wait::until(&format!("an audit entry {action}"), async || {
             let reply = admin.get(&format!("/api/v1/audit/entries?pageSize=500&action={action}")).await;
-            // After a fault, who decides may come back later than who answers.
-            if reply.status == 503 {
+            // After a fault, who decides may come back later than who answers; and whoever is asked may be busy.
+            if [503, 504].contains(&reply.status) {
                 return None;
             }
             let page = reply.json(200);
