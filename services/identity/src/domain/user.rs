@@ -63,6 +63,8 @@ pub struct User {
     pub created_at: DateTime<Utc>,
     /// To the microsecond; the time of creation at first.
     pub updated_at: DateTime<Utc>,
+    /// Another one after each edit.
+    pub revision: i64,
 }
 
 impl User {
@@ -163,6 +165,7 @@ mod tests {
             email_verified: false,
             created_at: now,
             updated_at: now,
+            revision: 1,
         };
         let faults = |password: &str, name: Option<&str>| -> Vec<(&str, &str)> {
             let faults = user.parse_password(password.into(), name).err().unwrap_or_default();

@@ -15,6 +15,8 @@ pub(crate) async fn disable_user(identity: &Identity, cx: &Context, request: Dis
 
     let mut tx = identity.database.begin(cx).await?;
     let before = administrators::lock(&mut tx).await?;
+    let user = storage::lock_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;
+    cx.check_if_match(Some(user.revision))?;
     if storage::disable_user(&mut tx, id, cx.now()).await? {
         before.keep_one(&mut tx).await?;
         tx.publish(&UserDisabled { user_id: id.to_string() }).await?;

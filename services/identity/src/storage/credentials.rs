@@ -52,7 +52,8 @@ pub(crate) async fn find_password(
 ) -> Result<Option<(User, PasswordHash, u32)>, sqlx::Error> {
     let row = sqlx::query!(
         r#"
-        SELECT id, email, display_name, state, email_verified, created_at, users.updated_at, password_hash, version
+        SELECT id, email, display_name, state, email_verified, created_at, users.updated_at, revision,
+               password_hash, version
         FROM identity.users JOIN identity.credentials ON user_id = id
         WHERE id = $1
         "#,
@@ -69,6 +70,7 @@ pub(crate) async fn find_password(
         email_verified: row.email_verified,
         created_at: row.created_at,
         updated_at: row.updated_at,
+        revision: row.revision,
     };
     let (hash, version) = (PasswordHash::from_storage(row.password_hash), version_from_row(row.version)?);
     Ok(Some((user.try_into()?, hash, version)))

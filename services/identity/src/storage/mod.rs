@@ -14,10 +14,10 @@ pub(crate) use groups::{
 pub(crate) use notices::{insert_recipients, take_recipients};
 pub(crate) use roles::{
     count_roles, delete_role, find_holder, has_active_administrator, has_administrator, insert_role, is_role_held,
-    lock_administrators, lock_bootstrap, lock_user,
+    lock_administrators, lock_bootstrap,
 };
 pub(crate) use users::{
-    Insertion, delete_user, disable_user, enable_user, find_user, insert_user, list_users, update_user,
+    Insertion, delete_user, disable_user, enable_user, find_user, insert_user, list_users, lock_user, update_user,
 };
 
 use crate::domain::State;

@@ -9,7 +9,7 @@ pub(crate) const ASSIGN: &str = "svc.identity.v1.assign_role";
 pub(crate) const REMOVE: &str = "svc.identity.v1.remove_role";
 pub(crate) const LIST: &str = "svc.identity.v1.list_user_roles";
 pub(crate) const DISABLE: &str = "svc.identity.v1.disable_user";
-const ENABLE: &str = "svc.identity.v1.enable_user";
+pub(crate) const ENABLE: &str = "svc.identity.v1.enable_user";
 pub(crate) const DELETE: &str = "svc.identity.v1.delete_user";
 
 /// A platform with an administrator's token and id.
