@@ -88,10 +88,10 @@ impl User {
     }
 }
 
-/// Which of a user's passwords counts.
+/// Which of a user's passwords counts, and so which sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PasswordMark {
-    /// Counts the passwords, the first being 1; 0 for who has none.
+    /// Counts the passwords, the first being 1, and how often the user was disabled; 0 for who has none.
     pub version: u32,
     /// The session by which the user changed it; none where somebody else did.
     pub kept_session: Option<Uuid>,
