@@ -6,6 +6,8 @@ use platform_tests::{
     Platform, Setup,
     broker::Broker,
     http::{Http, Reply},
+    people::Person,
+    wait,
 };
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -113,6 +115,7 @@ impl Client {
     async fn resources(&self, name: &str) -> Vec<Resource> {
         self.made("svc.authz.v1.create_role", json!({ "name": name })).await;
         let group = self.made("svc.identity.v1.create_group", json!({ "name": name })).await;
+        let user = self.made("svc.identity.v1.create_user", Person::new().registration()).await;
         let schedule = json!({ "name": name, "cron": "0 0 1 1 *", "queue": name, "kind": "k" });
         let schedule = self.made("svc.jobs.v1.create_schedule", schedule).await;
         let queue = json!({ "queue": name });
@@ -137,6 +140,16 @@ impl Client {
                     ("svc.identity.v1.assign_group_role", json!({})),
                     ("svc.identity.v1.remove_group_role", json!({})),
                     ("svc.identity.v1.delete_group", json!({})),
+                ],
+            },
+            Resource {
+                get: "svc.identity.v1.get_user",
+                parameters: json!({ "userId": user["id"] }),
+                edits: vec![
+                    ("svc.identity.v1.update_user", json!({ "displayName": "edited" })),
+                    ("svc.identity.v1.disable_user", json!({})),
+                    ("svc.identity.v1.enable_user", json!({})),
+                    ("svc.identity.v1.delete_user", json!({})),
                 ],
             },
             Resource {
@@ -243,7 +256,8 @@ async fn of_edits_at_once_that_saw_the_same_one_is_made() {
         let subject = resource.edits[0].0;
         let field = resource.edits[0].1.as_object().unwrap().keys().next().unwrap().clone();
         let seen = client.get(Door::Http, &resource).await;
-        let value = |number: usize| if field == "description" { json!(number.to_string()) } else { json!(number + 1) };
+        let is_text = resource.edits[0].1[&field].is_string();
+        let value = |number: usize| if is_text { json!(number.to_string()) } else { json!(number + 1) };
         let edits: Vec<_> = (0..AT_ONCE).map(|number| (subject, json!({ &field: value(number) }))).collect();
         let answers = futures::future::join_all(edits.iter().enumerate().map(|(number, edit)| {
             let door = if number % 2 == 0 { Door::Http } else { Door::Nats };
@@ -256,7 +270,12 @@ async fn of_edits_at_once_that_saw_the_same_one_is_made() {
         for (number, answer) in answers.iter().enumerate().filter(|(number, _)| *number != winner) {
             assert_eq!(refusal(answer), (412, "precondition_failed"), "{subject} {number}: {answer:?}");
         }
-        let after = client.get(Door::Http, &resource).await;
+        // The answers wait for the other instance to hear of it, but not for ever.
+        let after = wait::until("every instance shows it", async || {
+            let after = client.get(Door::Http, &resource).await;
+            (after.tag != seen.tag).then_some(after)
+        })
+        .await;
         assert_eq!((&after.body[&field], &after.tag), (&value(winner), &answers[winner].tag), "{subject}");
     }
 }
@@ -321,14 +340,13 @@ async fn what_merely_happens_to_a_resource_is_no_edit_of_it() {
         seen.push(client.get(Door::Http, resource).await.tag);
     }
 
-    // A member joins the group, a job comes into the queue, the schedule is run, somebody gets the role.
-    let group = resources[1].parameters["groupId"].as_str().unwrap();
-    let me = client.http.get("/api/v1/users/me").await.json(200)["id"].as_str().unwrap().to_owned();
-    client.http.put(&format!("/api/v1/groups/{group}/members/{me}"), &json!({})).await.json(200);
+    // A user joins the group and gets the role, a job comes into the queue, the schedule is run.
+    let id = |name: &str| resources.iter().find_map(|resource| resource.parameters[name].as_str()).expect("one has it");
+    let (group, schedule, user) = (id("groupId"), id("scheduleId"), id("userId"));
+    client.http.put(&format!("/api/v1/groups/{group}/members/{user}"), &json!({})).await.json(200);
+    client.http.put(&format!("/api/v1/users/{user}/roles/busy"), &json!({})).await.json(200);
     client.http.post("/api/v1/jobs", &json!({ "queue": "busy", "kind": "k" })).await.json(202);
-    let schedule = resources[3].parameters["scheduleId"].as_str().unwrap();
     client.http.post(&format!("/api/v1/schedules/{schedule}/run-now"), &json!({})).await.json(202);
-    client.http.put(&format!("/api/v1/users/{me}/roles/busy"), &json!({})).await.json(200);
 
     for (resource, seen) in resources.iter().zip(seen) {
         assert_eq!(client.get(Door::Nats, resource).await.tag, seen, "{}", resource.get);

@@ -61,6 +61,7 @@ fn me() -> User {
         created_at: time,
         updated_at: time,
         consistency_token: String::new(),
+        revision: "17".to_owned(),
     }
 }
 

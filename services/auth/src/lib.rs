@@ -1,8 +1,8 @@
 //! The auth service: who is signed in.
 //!
 //! Owns sessions, refresh tokens (their hashes) and signing keys (sealed). Serves sign-in, exchange of refresh tokens,
-//! sign-out, the public keys and their rotation. Prunes and rotates by itself, as jobs. Consumes the changes of passwords, which
-//! end sessions. Publishes `evt.auth.*`. Asks identity whether a password is right, which roles a user has and by which password
+//! sign-out, the public keys and their rotation. Prunes and rotates by itself, as jobs. Consumes what ends the sessions of a user:
+//! another password, being disabled, being deleted. Publishes `evt.auth.*`. Asks identity whether a password is right, which roles a user has and by which password
 //! they count; never sees a password hash, never stores a token, never decides a permission.
 
 pub mod domain;

@@ -201,8 +201,8 @@ async fn disabled_user_cannot_refresh_and_the_session_ends() {
     ops.call(REFRESH, &with_refresh_token(&tokens)).await.problem(401, "invalid_token");
 }
 
-/// An administrator gives somebody another password.
-async fn set_password(platform: &Platform, ops: &Broker, person: &Person, password: &str) {
+/// An administrator does something to somebody; `given` is what the request holds besides.
+async fn administer(platform: &Platform, ops: &Broker, subject: &str, person: &Person, mut given: Value) {
     let admin = std::fs::read_to_string(platform.folder().join("admin.json")).unwrap();
     let admin: Value = serde_json::from_str(&admin).unwrap();
     let admin = ops.call(LOGIN, &json!({ "email": admin["email"], "password": admin["password"] })).await.json();
@@ -211,8 +211,12 @@ async fn set_password(platform: &Platform, ops: &Broker, person: &Person, passwo
         .fetch_one(&mut platform.superuser().await)
         .await
         .unwrap();
-    let change = json!({ "userId": id, "password": password });
-    ops.call_as(admin["accessToken"].as_str().unwrap(), "svc.identity.v1.update_user", &change).await.json();
+    given["userId"] = id.into();
+    ops.call_as(admin["accessToken"].as_str().unwrap(), subject, &given).await.json();
+}
+
+async fn set_password(platform: &Platform, ops: &Broker, person: &Person, password: &str) {
+    administer(platform, ops, "svc.identity.v1.update_user", person, json!({ "password": password })).await;
 }
 
 /// Why a session ended; empty while it goes on.
@@ -224,10 +228,10 @@ async fn end_of(platform: &Platform, tokens: &Value) -> String {
         .unwrap()
 }
 
-async fn has_ended(platform: &Platform, tokens: &Value) {
+async fn has_ended(platform: &Platform, tokens: &Value, why: &str) {
     wait::until("the session ends", async || {
         let end = end_of(platform, tokens).await;
-        assert!(["", "PASSWORD_CHANGED"].contains(&end.as_str()), "{end}");
+        assert!(["", why].contains(&end.as_str()), "{end}");
         (!end.is_empty()).then_some(())
     })
     .await;
@@ -249,8 +253,8 @@ async fn sessions_end_when_an_administrator_sets_another_password() {
     // At once, whether or not auth has heard of it.
     ops.call(REFRESH, &with_refresh_token(&first)).await.problem(401, "invalid_token");
     let third = ops.call(LOGIN, &json!({ "email": person.email, "password": given })).await.json();
-    has_ended(&platform, &first).await;
-    has_ended(&platform, &second).await;
+    has_ended(&platform, &first, "PASSWORD_CHANGED").await;
+    has_ended(&platform, &second, "PASSWORD_CHANGED").await;
     ops.call(REFRESH, &with_refresh_token(&second)).await.problem(401, "invalid_token");
     ops.call(REFRESH, &with_refresh_token(&third)).await.json();
     ops.call(REFRESH, &with_refresh_token(&others)).await.json();
@@ -282,14 +286,62 @@ async fn session_by_which_a_user_changes_the_password_goes_on_and_the_others_end
 
     let own_next = ops.call(REFRESH, &with_refresh_token(&own)).await.json();
     ops.call(REFRESH, &with_refresh_token(&other)).await.problem(401, "invalid_token");
-    has_ended(&platform, &other).await;
+    has_ended(&platform, &other, "PASSWORD_CHANGED").await;
     let own_last = ops.call(REFRESH, &with_refresh_token(&own_next)).await.json();
     assert_eq!(end_of(&platform, &own).await, "");
 
     // Until somebody else sets one.
     set_password(&platform, &ops, &person, &Person::new().password).await;
     ops.call(REFRESH, &with_refresh_token(&own_last)).await.problem(401, "invalid_token");
-    has_ended(&platform, &own).await;
+    has_ended(&platform, &own, "PASSWORD_CHANGED").await;
+}
+
+/// Nobody exchanges a token meanwhile, which would end its session too.
+#[tokio::test]
+async fn sessions_end_when_their_user_is_disabled_or_deleted() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (disabled, first) = signed_in(&ops).await;
+    let second = ops.call(LOGIN, &json!({ "email": disabled.email, "password": disabled.password })).await.json();
+    let (deleted, third) = signed_in(&ops).await;
+    let (_, others) = signed_in(&ops).await;
+
+    administer(&platform, &ops, "svc.identity.v1.disable_user", &disabled, json!({})).await;
+    administer(&platform, &ops, "svc.identity.v1.delete_user", &deleted, json!({})).await;
+
+    for tokens in [&first, &second, &third] {
+        has_ended(&platform, tokens, "USER_GONE").await;
+        ops.call(REFRESH, &with_refresh_token(tokens)).await.problem(401, "invalid_token");
+    }
+    let told = "SELECT count(*) FROM auth.outbox WHERE subject = 'evt.auth.session.revoked' \
+                AND convert_from(payload, 'UTF8')::json ->> 'reason' = 'USER_GONE'";
+    assert_eq!(count(&platform, told).await, 3, "each once");
+    ops.call(REFRESH, &with_refresh_token(&others)).await.json();
+    assert_eq!(end_of(&platform, &others).await, "");
+}
+
+#[tokio::test]
+async fn who_is_enabled_again_signs_in_again_and_keeps_that_session() {
+    let platform = services().start().await;
+    let ops = platform.user("ops").connect().await;
+    let (person, before) = signed_in(&ops).await;
+    let second = ops.call(LOGIN, &json!({ "email": person.email, "password": person.password })).await.json();
+    // Auth hears of nothing for as long as this is held: each message goes into its inbox first.
+    let mut database = platform.superuser().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE auth.inbox IN SHARE MODE").execute(&mut database).await.unwrap();
+
+    administer(&platform, &ops, "svc.identity.v1.disable_user", &person, json!({})).await;
+    administer(&platform, &ops, "svc.identity.v1.enable_user", &person, json!({})).await;
+    let after = ops.call(LOGIN, &json!({ "email": person.email, "password": person.password })).await.json();
+
+    // Neither counts from the commit on, whether or not auth has heard of it.
+    assert_eq!(end_of(&platform, &before).await, "");
+    ops.call(REFRESH, &with_refresh_token(&before)).await.problem(401, "invalid_token");
+    assert_eq!(end_of(&platform, &before).await, "PASSWORD_CHANGED");
+    sqlx::raw_sql("COMMIT").execute(&mut database).await.unwrap();
+    has_ended(&platform, &second, "USER_GONE").await;
+    ops.call(REFRESH, &with_refresh_token(&after)).await.json();
+    assert_eq!(end_of(&platform, &after).await, "");
 }
 
 #[tokio::test]

@@ -54,16 +54,16 @@ pub enum RevokedReason {
     Logout,
     /// A token that had been exchanged was presented again.
     RefreshTokenReused,
-    /// The user may not sign in any more.
+    /// The user was disabled or deleted.
     UserGone,
-    /// The user has another password than the one that began it.
+    /// The user has another password than the one that began it, or was disabled and enabled since.
     PasswordChanged,
 }
 
 /// Which password of a user counts, and so which sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PasswordMark {
-    /// Counts the user's passwords, the first being 1; 0 where that is not told.
+    /// Counts the user's passwords, the first being 1, and how often they were disabled; 0 where that is not told.
     pub version: u32,
     /// The session by which the user changed it; it goes on.
     pub kept_session: Option<SessionId>,
@@ -89,7 +89,7 @@ pub struct Session {
     pub user_id: UserId,
     /// When the password was last given.
     pub authenticated_at: DateTime<Utc>,
-    /// Which of the user's passwords that was.
+    /// Which of the user's passwords that was, see [`PasswordMark`].
     pub password_version: u32,
     /// When no token of it counts any more.
     pub expires_at: DateTime<Utc>,

@@ -17,3 +17,18 @@ pub(crate) use prune::prune;
 pub(crate) use refresh::refresh;
 pub(crate) use rotate_keys::rotate_keys;
 pub(crate) use rotate_signing_keys::rotate_signing_keys;
+
+use subjects::auth::v1::session_revoked::Reason;
+
+use crate::domain::RevokedReason;
+
+impl From<RevokedReason> for Reason {
+    fn from(reason: RevokedReason) -> Self {
+        match reason {
+            RevokedReason::Logout => Self::Logout,
+            RevokedReason::RefreshTokenReused => Self::RefreshTokenReused,
+            RevokedReason::UserGone => Self::UserGone,
+            RevokedReason::PasswordChanged => Self::PasswordChanged,
+        }
+    }
+}

@@ -91,17 +91,11 @@ async fn revoke(
     session: &Session,
     reason: RevokedReason,
 ) -> Result<TokenReply, Error> {
-    let told = match reason {
-        RevokedReason::Logout => Reason::Logout,
-        RevokedReason::RefreshTokenReused => Reason::RefreshTokenReused,
-        RevokedReason::UserGone => Reason::UserGone,
-        RevokedReason::PasswordChanged => Reason::PasswordChanged,
-    };
     storage::revoke_session(&mut tx, session.id, reason, cx.now()).await?;
     let revoked = SessionRevoked {
         session_id: session.id.to_string(),
         user_id: session.user_id.to_string(),
-        reason: told.into(),
+        reason: Reason::from(reason).into(),
     };
     tx.publish(&revoked).await?;
     tx.commit().await?;

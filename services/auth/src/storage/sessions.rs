@@ -59,12 +59,6 @@ pub(crate) async fn revoke_session(
     reason: RevokedReason,
     now: DateTime<Utc>,
 ) -> Result<Option<UserId>, sqlx::Error> {
-    let reason = match reason {
-        RevokedReason::Logout => "LOGOUT",
-        RevokedReason::RefreshTokenReused => "REFRESH_TOKEN_REUSED",
-        RevokedReason::UserGone => "USER_GONE",
-        RevokedReason::PasswordChanged => "PASSWORD_CHANGED",
-    };
     let user_id = sqlx::query_scalar!(
         r#"
         UPDATE auth.sessions SET revoked_at = $2, revoked_reason = $3 WHERE id = $1 AND revoked_at IS NULL
@@ -72,7 +66,7 @@ pub(crate) async fn revoke_session(
         "#,
         id.0,
         now,
-        reason,
+        reason_to_row(reason),
     )
     .fetch_optional(connection)
     .await?;
@@ -85,6 +79,7 @@ pub(crate) async fn revoke_sessions_of(
     connection: &mut PgConnection,
     user_id: UserId,
     password: PasswordMark,
+    reason: RevokedReason,
     now: DateTime<Utc>,
     limit: i64,
 ) -> Result<Vec<SessionId>, sqlx::Error> {
@@ -96,7 +91,7 @@ pub(crate) async fn revoke_sessions_of(
               AND revoked_at IS NULL AND expires_at > $4
             ORDER BY id DESC LIMIT $5 FOR UPDATE
         )
-        UPDATE auth.sessions SET revoked_at = $4, revoked_reason = 'PASSWORD_CHANGED'
+        UPDATE auth.sessions SET revoked_at = $4, revoked_reason = $6
         FROM ending WHERE sessions.id = ending.id
         RETURNING sessions.id
         "#,
@@ -105,6 +100,7 @@ pub(crate) async fn revoke_sessions_of(
         password.kept_session.map(|id| id.0),
         now,
         limit,
+        reason_to_row(reason),
     )
     .fetch_all(connection)
     .await?;
@@ -134,6 +130,15 @@ pub(crate) async fn delete_ended_sessions(
     .execute(connection)
     .await?;
     Ok(done.rows_affected())
+}
+
+fn reason_to_row(reason: RevokedReason) -> &'static str {
+    match reason {
+        RevokedReason::Logout => "LOGOUT",
+        RevokedReason::RefreshTokenReused => "REFRESH_TOKEN_REUSED",
+        RevokedReason::UserGone => "USER_GONE",
+        RevokedReason::PasswordChanged => "PASSWORD_CHANGED",
+    }
 }
 
 /// A version counts what somebody did by hand.

@@ -63,6 +63,8 @@ pub struct User {
     pub created_at: DateTime<Utc>,
     /// To the microsecond; the time of creation at first.
     pub updated_at: DateTime<Utc>,
+    /// Another one after each edit.
+    pub revision: i64,
 }
 
 impl User {
@@ -86,10 +88,10 @@ impl User {
     }
 }
 
-/// Which of a user's passwords counts.
+/// Which of a user's passwords counts, and so which sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PasswordMark {
-    /// Counts the passwords, the first being 1; 0 for who has none.
+    /// Counts the passwords, the first being 1, and how often the user was disabled; 0 for who has none.
     pub version: u32,
     /// The session by which the user changed it; none where somebody else did.
     pub kept_session: Option<Uuid>,
@@ -163,6 +165,7 @@ mod tests {
             email_verified: false,
             created_at: now,
             updated_at: now,
+            revision: 1,
         };
         let faults = |password: &str, name: Option<&str>| -> Vec<(&str, &str)> {
             let faults = user.parse_password(password.into(), name).err().unwrap_or_default();

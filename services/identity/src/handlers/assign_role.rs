@@ -27,9 +27,7 @@ pub(crate) async fn assign_role(
     }
 
     let mut tx = identity.database.begin(cx).await?;
-    if !storage::lock_user(&mut tx, id).await? {
-        return Err(IdentityError::NotFound(id).into());
-    }
+    storage::lock_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;
     if storage::insert_role(&mut tx, id, &role, cx.now()).await? {
         if storage::count_roles(&mut tx, id).await? > ROLES_MAX {
             return Err(IdentityError::TooMany("roles of this user").into());

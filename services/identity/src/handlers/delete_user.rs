@@ -18,9 +18,9 @@ pub(crate) async fn delete_user(
 
     let mut tx = identity.database.begin(cx).await?;
     let before = administrators::lock(&mut tx).await?;
-    if !storage::delete_user(&mut tx, id).await? {
-        return Err(IdentityError::NotFound(id).into());
-    }
+    let user = storage::lock_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;
+    cx.check_if_match(Some(user.revision))?;
+    storage::delete_user(&mut tx, id).await?;
     before.keep_one(&mut tx).await?;
     tx.publish(&UserDeleted { user_id: id.to_string() }).await?;
     let committed = tx.commit().await?;

@@ -21,6 +21,8 @@ pub(crate) async fn enable_user(identity: &Identity, cx: &Context, request: Enab
     }
 
     let mut tx = identity.database.begin(cx).await?;
+    let user = storage::lock_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;
+    cx.check_if_match(Some(user.revision))?;
     if held.is_disabled && storage::enable_user(&mut tx, id, cx.now()).await? {
         tx.publish(&UserEnabled { user_id }).await?;
     }

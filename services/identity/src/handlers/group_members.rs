@@ -47,9 +47,7 @@ pub(crate) async fn add_group_member(
 
     let mut tx = identity.database.begin(cx).await?;
     let group = storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
-    if !storage::lock_user(&mut tx, user_id).await? {
-        return Err(IdentityError::NotFound(user_id).into());
-    }
+    storage::lock_user(&mut tx, user_id).await?.ok_or(IdentityError::NotFound(user_id))?;
     if storage::insert_member(&mut tx, id, user_id, cx.now()).await? {
         if storage::count_groups_of(&mut tx, user_id).await? > GROUPS_OF_USER_MAX {
             return Err(IdentityError::TooMany("groups of this user").into());

@@ -65,6 +65,7 @@ impl From<User> for WireUser {
             created_at: Some(user.created_at.into()),
             updated_at: Some(user.updated_at.into()),
             consistency_token: String::new(),
+            revision: user.revision.to_string(),
         }
     }
 }

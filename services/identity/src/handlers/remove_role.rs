@@ -22,9 +22,7 @@ pub(crate) async fn remove_role(
 
     let mut tx = identity.database.begin(cx).await?;
     let before = administrators::lock(&mut tx).await?;
-    if !storage::lock_user(&mut tx, id).await? {
-        return Err(IdentityError::NotFound(id).into());
-    }
+    storage::lock_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;
     if storage::delete_role(&mut tx, id, &role).await? {
         before.keep_one(&mut tx).await?;
         tx.publish(&UserRoleRemoved { user_id: id.to_string(), role: role.as_str().to_owned() }).await?;

@@ -34,7 +34,9 @@ pub(crate) async fn update_user(identity: &Identity, cx: &Context, request: Upda
     };
 
     let mut tx = identity.database.begin(cx).await?;
-    let user = storage::update_user(&mut tx, id, name.as_ref(), cx.now()).await?.ok_or(IdentityError::NotFound(id))?;
+    let user = storage::lock_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;
+    cx.check_if_match(Some(user.revision))?;
+    let user = storage::update_user(&mut tx, id, name.as_ref(), cx.now()).await?;
     tx.publish(&UserUpdated { user_id: user_id.clone() }).await?;
     if let Some(hash) = hash {
         let password_version = storage::set_password(&mut tx, id, &hash, cx.now()).await?;

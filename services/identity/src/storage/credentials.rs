@@ -14,7 +14,7 @@ pub(crate) struct SignIn {
     pub user_id: UserId,
     pub state: State,
     pub password_hash: PasswordHash,
-    /// Counts the user's passwords.
+    /// Counts the user's passwords and how often they were disabled.
     pub password_version: u32,
     /// In order.
     pub roles: Vec<String>,
@@ -52,7 +52,8 @@ pub(crate) async fn find_password(
 ) -> Result<Option<(User, PasswordHash, u32)>, sqlx::Error> {
     let row = sqlx::query!(
         r#"
-        SELECT id, email, display_name, state, email_verified, created_at, users.updated_at, password_hash, version
+        SELECT id, email, display_name, state, email_verified, created_at, users.updated_at, revision,
+               password_hash, version
         FROM identity.users JOIN identity.credentials ON user_id = id
         WHERE id = $1
         "#,
@@ -69,6 +70,7 @@ pub(crate) async fn find_password(
         email_verified: row.email_verified,
         created_at: row.created_at,
         updated_at: row.updated_at,
+        revision: row.revision,
     };
     let (hash, version) = (PasswordHash::from_storage(row.password_hash), version_from_row(row.version)?);
     Ok(Some((user.try_into()?, hash, version)))
@@ -126,6 +128,18 @@ pub(crate) async fn change_password(
     .fetch_optional(connection)
     .await?;
     version.map(version_from_row).transpose()
+}
+
+/// Lets no session go on that a user has, as another password would, and says which version counts now; 0 for who has no password.
+#[tracing::instrument(name = "storage.credential.outdate", skip_all)]
+pub(crate) async fn outdate_sessions(connection: &mut PgConnection, user_id: UserId) -> Result<u32, sqlx::Error> {
+    let version = sqlx::query_scalar!(
+        "UPDATE identity.credentials SET version = version + 1, kept_session_id = NULL WHERE user_id = $1 RETURNING version",
+        user_id.0,
+    )
+    .fetch_optional(connection)
+    .await?;
+    version.map_or(Ok(0), version_from_row)
 }
 
 pub(super) fn version_from_row(version: i32) -> Result<u32, sqlx::Error> {

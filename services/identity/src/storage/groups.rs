@@ -161,7 +161,7 @@ pub(crate) async fn list_members(
     let rows = sqlx::query_as!(
         UserRow,
         r#"
-        SELECT users.id, email, display_name, state, email_verified, created_at, updated_at
+        SELECT users.id, email, display_name, state, email_verified, created_at, updated_at, revision
         FROM identity.group_members JOIN identity.users ON users.id = group_members.user_id
         WHERE group_members.group_id = $1 AND ($2::uuid IS NULL OR group_members.user_id < $2)
         ORDER BY group_members.user_id DESC

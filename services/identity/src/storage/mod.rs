@@ -6,7 +6,9 @@ mod notices;
 mod roles;
 mod users;
 
-pub(crate) use credentials::{SignIn, change_password, find_password, find_sign_in, replace_hash, set_password};
+pub(crate) use credentials::{
+    SignIn, change_password, find_password, find_sign_in, outdate_sessions, replace_hash, set_password,
+};
 pub(crate) use groups::{
     count_groups_of, delete_group, delete_group_role, delete_member, find_group, insert_group, insert_group_role,
     insert_member, list_groups, list_members, lock_group, touch_group, update_group,
@@ -14,10 +16,10 @@ pub(crate) use groups::{
 pub(crate) use notices::{insert_recipients, take_recipients};
 pub(crate) use roles::{
     count_roles, delete_role, find_holder, has_active_administrator, has_administrator, insert_role, is_role_held,
-    lock_administrators, lock_bootstrap, lock_user,
+    lock_administrators, lock_bootstrap,
 };
 pub(crate) use users::{
-    Insertion, delete_user, disable_user, enable_user, find_user, insert_user, list_users, update_user,
+    Insertion, delete_user, disable_user, enable_user, find_user, insert_user, list_users, lock_user, update_user,
 };
 
 use crate::domain::State;

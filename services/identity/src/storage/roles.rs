@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use super::credentials::version_from_row;
 use crate::domain::{ADMIN, GroupId, GroupRoles, HeldRoles, PasswordMark, RoleName, UserId};
@@ -149,13 +148,4 @@ pub(crate) async fn has_active_administrator(connection: &mut PgConnection) -> R
     )
     .fetch_one(connection)
     .await
-}
-
-/// Locks a user against changes by others until the transaction ends; false where there is none.
-pub(crate) async fn lock_user(connection: &mut PgConnection, user_id: UserId) -> Result<bool, sqlx::Error> {
-    let found: Option<Uuid> =
-        sqlx::query_scalar!("SELECT id FROM identity.users WHERE id = $1 FOR NO KEY UPDATE", user_id.0)
-            .fetch_optional(connection)
-            .await?;
-    Ok(found.is_some())
 }

@@ -15,6 +15,7 @@ pub(super) struct UserRow {
     pub(super) email_verified: bool,
     pub(super) created_at: DateTime<Utc>,
     pub(super) updated_at: DateTime<Utc>,
+    pub(super) revision: i64,
 }
 
 impl TryFrom<UserRow> for User {
@@ -29,6 +30,7 @@ impl TryFrom<UserRow> for User {
             email_verified: row.email_verified,
             created_at: row.created_at,
             updated_at: row.updated_at,
+            revision: row.revision,
         })
     }
 }
@@ -52,7 +54,7 @@ pub(crate) async fn insert_user(
     now: DateTime<Utc>,
 ) -> Result<Insertion, sqlx::Error> {
     let roles: Vec<String> = user.roles.iter().map(|role| role.as_str().to_owned()).collect();
-    // One statement, so that a free and a taken address take as many round trips.
+    // One statement, so that a free and a taken address take as many round trips, and as many revisions.
     let rows = sqlx::query!(
         r#"
         WITH made AS (
@@ -60,16 +62,16 @@ pub(crate) async fn insert_user(
                 (id, email, email_normalised, display_name, state, email_verified, created_at, updated_at)
             VALUES ($1, $2, $3, $4, $5, false, $6, $6)
             ON CONFLICT (email_normalised) DO NOTHING
-            RETURNING id
+            RETURNING id, revision
         ), credential AS (
             INSERT INTO identity.credentials (user_id, password_hash, updated_at) SELECT id, $7, $6 FROM made
         ), role AS (
             INSERT INTO identity.user_roles (user_id, role, granted_at)
             SELECT made.id, given.role, $6 FROM made, unnest($8::text[]) AS given (role)
         )
-        SELECT id AS "id!", true AS "made!" FROM made
+        SELECT id AS "id!", revision AS "revision!", true AS "made!" FROM made
         UNION ALL
-        SELECT id, false FROM identity.users WHERE email_normalised = $3
+        SELECT id, revision, false FROM identity.users WHERE email_normalised = $3
         "#,
         id.0,
         user.email.as_given(),
@@ -92,6 +94,7 @@ pub(crate) async fn insert_user(
             email_verified: false,
             created_at: now,
             updated_at: now,
+            revision: row.revision,
         }),
         other => Insertion::EmailTaken(other.map(|row| UserId(row.id))),
     })
@@ -103,8 +106,23 @@ pub(crate) async fn find_user(connection: &mut PgConnection, id: UserId) -> Resu
     let row = sqlx::query_as!(
         UserRow,
         r#"
-        SELECT id, email, display_name, state, email_verified, created_at, updated_at
+        SELECT id, email, display_name, state, email_verified, created_at, updated_at, revision
         FROM identity.users WHERE id = $1
+        "#,
+        id.0,
+    )
+    .fetch_optional(connection)
+    .await?;
+    row.map(User::try_from).transpose()
+}
+
+/// Locks a user against changes by others until the transaction ends, and gives them; `None` where there is none.
+pub(crate) async fn lock_user(connection: &mut PgConnection, id: UserId) -> Result<Option<User>, sqlx::Error> {
+    let row = sqlx::query_as!(
+        UserRow,
+        r#"
+        SELECT id, email, display_name, state, email_verified, created_at, updated_at, revision
+        FROM identity.users WHERE id = $1 FOR NO KEY UPDATE
         "#,
         id.0,
     )
@@ -127,7 +145,7 @@ pub(crate) async fn list_users(
     let rows = sqlx::query_as!(
         UserRow,
         r#"
-        SELECT id, email, display_name, state, email_verified, created_at, updated_at
+        SELECT id, email, display_name, state, email_verified, created_at, updated_at, revision
         FROM identity.users
         WHERE ($1::text IS NULL OR email ILIKE $1 OR display_name ILIKE $1)
           AND ($2::text IS NULL OR state = $2)
@@ -149,27 +167,28 @@ pub(super) fn collect_users(rows: Vec<UserRow>) -> Result<Vec<User>, sqlx::Error
     rows.into_iter().map(User::try_from).collect()
 }
 
-/// Changes what is given of a user, and notes that something of theirs was changed now; `None` where there is none.
+/// Changes what is given of a user, and notes that something of theirs was changed now. The user must be there.
 #[tracing::instrument(name = "storage.user.update", skip_all)]
 pub(crate) async fn update_user(
     connection: &mut PgConnection,
     id: UserId,
     display_name: Option<&DisplayName>,
     now: DateTime<Utc>,
-) -> Result<Option<User>, sqlx::Error> {
-    let row = sqlx::query_as!(
+) -> Result<User, sqlx::Error> {
+    sqlx::query_as!(
         UserRow,
         r#"
-        UPDATE identity.users SET display_name = coalesce($2, display_name), updated_at = $3 WHERE id = $1
-        RETURNING id, email, display_name, state, email_verified, created_at, updated_at
+        UPDATE identity.users SET display_name = coalesce($2, display_name), updated_at = $3, revision = DEFAULT
+        WHERE id = $1
+        RETURNING id, email, display_name, state, email_verified, created_at, updated_at, revision
         "#,
         id.0,
         display_name.map(DisplayName::as_str),
         now,
     )
-    .fetch_optional(connection)
-    .await?;
-    row.map(User::try_from).transpose()
+    .fetch_one(connection)
+    .await?
+    .try_into()
 }
 
 /// Keeps a user from signing in; false where they already may not. The user must be there.
@@ -180,7 +199,8 @@ pub(crate) async fn disable_user(
     now: DateTime<Utc>,
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query!(
-        "UPDATE identity.users SET state_before_disabled = state, state = 'DISABLED', updated_at = $2
+        "UPDATE identity.users
+         SET state_before_disabled = state, state = 'DISABLED', updated_at = $2, revision = DEFAULT
          WHERE id = $1 AND state <> 'DISABLED'",
         id.0,
         now,
@@ -199,7 +219,8 @@ pub(crate) async fn enable_user(
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query!(
         "UPDATE identity.users
-         SET state = coalesce(state_before_disabled, 'ACTIVE'), state_before_disabled = NULL, updated_at = $2
+         SET state = coalesce(state_before_disabled, 'ACTIVE'), state_before_disabled = NULL, updated_at = $2,
+             revision = DEFAULT
          WHERE id = $1 AND state = 'DISABLED'",
         id.0,
         now,
@@ -209,11 +230,11 @@ pub(crate) async fn enable_user(
     Ok(done.rows_affected() > 0)
 }
 
-/// Deletes a user with credentials, roles and memberships; false where there is none.
+/// Deletes a user with credentials, roles and memberships.
 #[tracing::instrument(name = "storage.user.delete", skip_all)]
-pub(crate) async fn delete_user(connection: &mut PgConnection, id: UserId) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query!("DELETE FROM identity.users WHERE id = $1", id.0).execute(connection).await?;
-    Ok(done.rows_affected() > 0)
+pub(crate) async fn delete_user(connection: &mut PgConnection, id: UserId) -> Result<(), sqlx::Error> {
+    sqlx::query!("DELETE FROM identity.users WHERE id = $1", id.0).execute(connection).await?;
+    Ok(())
 }
 
 /// Takes the meaning from `%`, `_` and the escape character itself.

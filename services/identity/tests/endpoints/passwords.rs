@@ -3,8 +3,10 @@
 use platform_tests::{Platform, broker::Broker, people::Person, wait};
 use serde_json::{Value, json};
 
-use crate::roles::{DELETE, DISABLE, person, role, start};
-use crate::{CREATE_USER, GET_ME, GET_USER, GET_USER_ROLES, NOBODY, access_token, admin_token, pointers, services};
+use crate::roles::{DELETE, DISABLE, ENABLE, person, role, start};
+use crate::{
+    CREATE_USER, GET_ME, GET_USER, GET_USER_ROLES, LIST_USERS, NOBODY, access_token, admin_token, pointers, services,
+};
 
 const UPDATE: &str = "svc.identity.v1.update_user";
 const CHANGE: &str = "svc.identity.v1.change_password";
@@ -123,6 +125,54 @@ async fn change_of_nobody_or_of_nothing_and_bad_values_are_refused() {
     }
     assert!(is_password(&ops, &person.email, &person.password).await);
     assert_eq!(written(&platform, "evt.identity.user.updated").await, [] as [Value; 0]);
+}
+
+/// Of all who edit users, and whatever they give.
+#[tokio::test]
+async fn who_was_changed_meanwhile_keeps_name_password_and_state() {
+    let (platform, ops, admin, _) = start().await;
+    let (person, id) = create(&ops, &admin, &[]).await;
+    let user = json!({ "userId": id });
+    let shown = async || ops.call_as(&admin, GET_USER, &user).await.json();
+    let seen = shown().await["revision"].as_str().unwrap().to_owned();
+    let edit = json!({ "userId": id, "displayName": "Ann" });
+    let changed = ops.call_as(&admin, UPDATE, &edit).await.json();
+    assert_ne!(changed["revision"], *seen);
+
+    let (bearer, if_match) = (format!("Bearer {admin}"), format!("\"{seen}\""));
+    let headers = [("Authorization", bearer.as_str()), ("If-Match", if_match.as_str())];
+    for (subject, request) in [
+        (UPDATE, json!({ "userId": id, "displayName": "Lost" })),
+        (UPDATE, json!({ "userId": id, "password": password() })),
+        (DISABLE, user.clone()),
+        (ENABLE, user.clone()),
+        (DELETE, user.clone()),
+    ] {
+        ops.send(subject, &headers, request.to_string().into()).await.problem(412, "precondition_failed");
+    }
+
+    assert_eq!(shown().await, changed);
+    assert!(is_password(&ops, &person.email, &person.password).await);
+    for (subject, times) in [("updated", 1), ("password_changed", 0), ("disabled", 0), ("enabled", 0), ("deleted", 0)] {
+        let told = written(&platform, &format!("evt.identity.user.{subject}")).await;
+        assert_eq!(told.len(), times, "{subject}: {told:?}");
+    }
+    // One revision wherever they are shown, and another only where something is changed of that.
+    let token = access_token(&ops, &person.email, &person.password).await;
+    let change = json!({ "currentPassword": person.password, "newPassword": password() });
+    ops.call_as(&token, CHANGE, &change).await.json();
+    assert_eq!(ops.call_as(&token, GET_ME, &json!({})).await.json(), changed);
+    let listed = ops.call_as(&admin, LIST_USERS, &json!({ "query": person.email })).await.json();
+    assert_eq!(listed["items"], json!([changed]));
+    let group = ops.call_as(&admin, "svc.identity.v1.create_group", &json!({ "name": "Team" })).await.json();
+    let membership = json!({ "groupId": group["id"], "userId": id });
+    ops.call_as(&admin, "svc.identity.v1.add_group_member", &membership).await.json();
+    let members = json!({ "groupId": group["id"] });
+    let members = ops.call_as(&admin, "svc.identity.v1.list_group_members", &members).await.json();
+    assert_eq!(members["items"], json!([changed]));
+    let disabled = ops.call_as(&admin, DISABLE, &user).await.json();
+    assert_ne!(disabled["revision"], changed["revision"]);
+    assert_eq!(ops.call_as(&admin, DISABLE, &user).await.json()["revision"], disabled["revision"]);
 }
 
 /// S44: a password is a way to all that its user may do.

@@ -9,7 +9,7 @@ pub(crate) const ASSIGN: &str = "svc.identity.v1.assign_role";
 pub(crate) const REMOVE: &str = "svc.identity.v1.remove_role";
 pub(crate) const LIST: &str = "svc.identity.v1.list_user_roles";
 pub(crate) const DISABLE: &str = "svc.identity.v1.disable_user";
-const ENABLE: &str = "svc.identity.v1.enable_user";
+pub(crate) const ENABLE: &str = "svc.identity.v1.enable_user";
 pub(crate) const DELETE: &str = "svc.identity.v1.delete_user";
 
 /// A platform with an administrator's token and id.
@@ -109,7 +109,8 @@ async fn disabled_user_holds_nothing_and_is_enabled_as_they_were() {
         let enabled = ops.call_as(&admin, ENABLE, &user).await.json();
         assert_eq!(enabled["state"], "ACTIVE");
     }
-    assert_eq!(auth.call(GET_USER_ROLES, &user).await.json()["roles"], json!(["auditor"]));
+    let held = auth.call(GET_USER_ROLES, &user).await.json();
+    assert_eq!((&held["roles"], &held["passwordVersion"]), (&json!(["auditor"]), &json!(2)), "disabled once");
     check["consistencyToken"] = "latest".into();
     assert_eq!(ops.call_as(&admin, "svc.authz.v1.check", &check).await.json()["allowed"], true);
 
