@@ -6,7 +6,9 @@ mod notices;
 mod roles;
 mod users;
 
-pub(crate) use credentials::{SignIn, change_password, find_password, find_sign_in, replace_hash, set_password};
+pub(crate) use credentials::{
+    SignIn, change_password, find_password, find_sign_in, forget_guesses, replace_hash, set_password, take_guess,
+};
 pub(crate) use groups::{
     count_groups_of, delete_group, delete_group_role, delete_member, find_group, insert_group, insert_group_role,
     insert_member, list_groups, list_members, lock_group, touch_group, update_group,
