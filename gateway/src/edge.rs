@@ -59,7 +59,7 @@ pub(crate) struct Route {
     pub(crate) places: Places,
     /// Places for answers that are streams, which last.
     pub(crate) streams: Arc<Semaphore>,
-    /// Where anybody may try a credential.
+    /// Where a credential may be tried: by anybody, or by who has a token only, which may be stolen.
     pub(crate) credential_rate: Option<RateLimit>,
     pub(crate) metrics: RouteMetrics,
 }
@@ -98,7 +98,7 @@ impl Edge {
     /// An endpoint with its own limits.
     pub(crate) fn route(&self, endpoint: &'static Endpoint, http: &'static Http) -> Route {
         let rates = &self.settings.rate_limits;
-        let takes_credentials = endpoint.bears_credentials && endpoint.access == Access::Public;
+        let takes_credentials = endpoint.bears_credentials && matches!(endpoint.access, Access::Public | Access::Token);
         let credential_rate = (rates.enabled && takes_credentials).then(|| {
             let interval = Duration::from_mins(1) / rates.credentials_per_minute;
             RateLimit::new(interval, at_least_one(rates.credentials_burst), rates.clients_max as usize)

@@ -56,8 +56,8 @@ pub struct RateLimits {
     pub requests_per_second: u32,
     /// Requests at once after a rest. 1 to 1,000,000, default 200.
     pub requests_burst: u32,
-    /// Requests a minute, in the long run, to each endpoint that takes a credential from anybody: login, refresh,
-    /// registration. 1 to 1,000,000, default 30.
+    /// Requests a minute, in the long run, to each endpoint at which a credential may be tried: login, refresh, registration,
+    /// change of one's own password. 1 to 1,000,000, default 30.
     pub credentials_per_minute: u32,
     /// Such requests at once after a rest. 1 to 1,000,000, default 30.
     pub credentials_burst: u32,

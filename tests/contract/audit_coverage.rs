@@ -2,7 +2,7 @@
 //! the contract can be seen in the log. A new endpoint or event fails here until it is added to the walk below; the list
 //! of exceptions may only shrink.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use platform_tests::{
     Setup,
@@ -82,9 +82,6 @@ const READINGS: &[(&str, &str)] = &[
 const OTHERS: &[&str] =
     &["auth.login.failed", "auth.session.reuse_detected", "jobs.job.cancelled", "jobs.job.dead_lettered"];
 
-/// Shorter than the platform's own, since the walk has to outwait it.
-const RETRY_WINDOW: Duration = Duration::from_millis(300);
-
 /// Whether the contract says, or leaves open, that an endpoint changes something.
 fn is_changing(endpoint: &Endpoint) -> bool {
     let asks = QUESTIONS.contains(&endpoint.subject);
@@ -149,8 +146,7 @@ async fn every_refusal_of_a_permission_is_recorded() {
 
 #[tokio::test]
 async fn every_changing_endpoint_and_every_event_appears_in_the_log() {
-    let window = RETRY_WINDOW.as_millis().to_string();
-    let platform = Setup::new().set("auth.refresh_retry_window_ms", &window).start().await;
+    let platform = Setup::new().start().await;
     let (http, admin) = (platform.http(), platform.admin().await);
 
     let person = Person::registered(&http).await;
@@ -161,8 +157,7 @@ async fn every_changing_endpoint_and_every_event_appears_in_the_log() {
     let reused = http.login(&person.email, &person.password).await;
     let refresh = json!({ "refreshToken": reused["refreshToken"] });
     http.post("/api/v1/auth/refresh", &refresh).await.json(200);
-    // The one wait for time to pass: services use real clocks.
-    tokio::time::sleep(RETRY_WINDOW * 2).await;
+    platform.outwait_refresh_retries().await;
     http.post("/api/v1/auth/refresh", &refresh).await.any_problem();
     let tokens = http.login(&person.email, &person.password).await;
     let user = http.with_token(tokens["accessToken"].as_str().unwrap());

@@ -320,6 +320,9 @@ async fn what_was_made_again_under_its_name_is_not_taken_for_the_old() {
     let old = client.made("svc.authz.v1.create_role", role.clone()).await;
     let name = json!({ "role": "again" });
     client.call(Door::Http, "svc.authz.v1.delete_role", (&name, &json!({})), &[]).await;
+    // The name rests for a moment, which is over.
+    let is_over = "UPDATE authz.deleted_roles SET deleted_at = deleted_at - interval '1 minute'";
+    sqlx::query(is_over).execute(&mut platform.superuser().await).await.unwrap();
     let new = client.made("svc.authz.v1.create_role", role).await;
 
     let tag = format!("\"{}\"", old["revision"].as_str().unwrap());

@@ -43,6 +43,8 @@ pub struct Answer {
     pub error: String,
     /// `Content-Type`; empty where there is none.
     pub content_type: String,
+    /// `Retry-After`, in seconds; empty where there is none.
+    pub retry_after: String,
     /// As received.
     pub body: bytes::Bytes,
 }
@@ -114,6 +116,7 @@ impl Broker {
             error_code: header("Nats-Service-Error-Code").parse().unwrap_or_default(),
             error: header("Nats-Service-Error"),
             content_type: header("Content-Type"),
+            retry_after: header("Retry-After"),
             body: message.payload.clone(),
         })
     }

@@ -121,6 +121,14 @@ impl Platform {
         PgConnection::connect(&self.role_url(role)).await.expect("the role signs in")
     }
 
+    /// Makes every exchange of a refresh token so long ago that a repetition is no retry any more. Services use real clocks, so
+    /// what is stored is put back.
+    pub async fn outwait_refresh_retries(&self) {
+        let put_back =
+            "UPDATE auth.refresh_tokens SET used_at = used_at - interval '2 minutes' WHERE used_at IS NOT NULL";
+        sqlx::query(put_back).execute(&mut self.superuser().await).await.expect("the tokens are there");
+    }
+
     /// The URL with which a role signs in.
     pub fn role_url(&self, role: &str) -> String {
         let options = self.deployment.options();

@@ -1,5 +1,6 @@
 //! Rates, times and numbers: who asks too often, too slowly or too much.
 
+use platform_tests::{Platform, people::Person};
 use reqwest::Method;
 use serde_json::json;
 
@@ -50,6 +51,26 @@ async fn credentials_may_be_tried_less_often_than_anything_else() {
     let refresh = http.post("/api/v1/auth/refresh", &json!({ "refreshToken": "x" })).await;
     assert_eq!(refresh.status, 401, "each endpoint has a rate of its own: {refresh:?}");
     http.get("/.well-known/jwks.json").await.json(200);
+
+    // Also where a token is needed besides: who has stolen one must not try passwords with it.
+    let person = Person::registered(&http).await;
+    let change = json!({ "currentPassword": "wrong, entirely", "newPassword": Person::new().password });
+    let member = http.with_token(&token_of(&platform, &person).await);
+    for _ in 0..3 {
+        member.post("/api/v1/users/me/password", &change).await.problem(422, "validation_failed");
+    }
+    let refused = member.post("/api/v1/users/me/password", &change).await;
+    refused.problem(429, "rate_limited");
+    let wait: u64 = refused.header("retry-after").parse().expect("seconds");
+    assert!((1..=60).contains(&wait), "{wait}");
+    member.get("/api/v1/users/me").await.json(200);
+}
+
+/// An access token that was not had by way of the gateway.
+async fn token_of(platform: &Platform, person: &Person) -> String {
+    let credentials = json!({ "email": person.email, "password": person.password });
+    let tokens = platform.user("ops").connect().await.call("svc.auth.v1.login", &credentials).await.json();
+    tokens["accessToken"].as_str().expect("a token").to_owned()
 }
 
 #[tokio::test]

@@ -44,11 +44,6 @@ pub(super) struct Expectation {
 }
 
 impl Claims {
-    /// Whether the user had a role when the token was made.
-    pub fn has_role(&self, role: &str) -> bool {
-        self.roles.iter().any(|own| own == role)
-    }
-
     /// Reads a verified payload. `None` where a claim is missing, of another type, or not what is expected. The
     /// audience is one text: a token that is meant for others too does not count.
     pub(super) fn read(payload: &str, expectation: &Expectation) -> Option<Self> {

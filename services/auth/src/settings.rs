@@ -3,8 +3,12 @@
 use chrono::TimeDelta;
 use kernel::Settings;
 use serde::{Deserialize, Serialize};
+use subjects::auth::v1::REFRESH;
 
 use crate::domain::{ACCESS_TOKEN_TTL_MAX, Lifetimes};
+
+/// What is tried again because its outcome is unknown comes within the time-out of an exchange: it must not end the session.
+const REFRESH_RETRY_WINDOW_MS_MIN: u32 = REFRESH.timeout_ms;
 
 /// The section `auth`. The process's `key_file` and `tokens` matter too.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,7 +22,7 @@ pub struct AuthSettings {
     /// 2,592,000 (30 days).
     pub refresh_absolute_s: u32,
     /// For how long after an exchange a client that repeats it gets the same answer, in milliseconds; a later repetition
-    /// ends the session. 0 to 60,000, default 10,000.
+    /// ends the session. 5,000, which is as long as the exchange may take, to 60,000, default 10,000.
     pub refresh_retry_window_ms: u32,
     /// How long a key signs before the next one is made, in seconds. 86,400 (a day) to 7,776,000 (90 days), default
     /// 2,592,000 (30 days).
@@ -84,8 +88,8 @@ impl Settings for AuthSettings {
         if !(1..=self.refresh_absolute_s).contains(&self.refresh_idle_s) {
             faults.push("refresh_idle_s must be 1 to refresh_absolute_s".to_owned());
         }
-        if self.refresh_retry_window_ms > 60_000 {
-            faults.push("refresh_retry_window_ms must be 0 to 60000".to_owned());
+        if !(REFRESH_RETRY_WINDOW_MS_MIN..=60_000).contains(&self.refresh_retry_window_ms) {
+            faults.push(format!("refresh_retry_window_ms must be {REFRESH_RETRY_WINDOW_MS_MIN} to 60000"));
         }
         if !(86_400..=90 * 86_400).contains(&self.key_rotation_s) {
             faults.push("key_rotation_s must be 86400 to 7776000".to_owned());
@@ -119,5 +123,7 @@ mod tests {
         };
 
         assert_eq!(settings.check().len(), 6);
+        let hasty = AuthSettings { refresh_retry_window_ms: 4_999, ..AuthSettings::default() };
+        assert_eq!(hasty.check(), ["refresh_retry_window_ms must be 5000 to 60000"]);
     }
 }

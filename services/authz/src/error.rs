@@ -1,5 +1,7 @@
 //! What can go wrong in authz's own words, and what the caller hears of it.
 
+use std::time::Duration;
+
 use kernel::{Error, FieldError};
 
 use crate::domain::{Fault, PolicyError, RoleName};
@@ -16,6 +18,9 @@ pub(crate) enum AuthzError {
     /// Somebody still holds a role of this name, which was deleted.
     #[error("somebody holds the deleted role {0}")]
     HeldFromBefore(RoleName),
+    /// A role of this name was deleted a moment ago; for so much longer the name is not free.
+    #[error("the role {0} was deleted a moment ago")]
+    JustDeleted(RoleName, Duration),
     /// The caller would give what they do not have.
     #[error("the giver may not {0}")]
     Escalation(String),
@@ -54,6 +59,13 @@ impl From<AuthzError> for Error {
                 "role_held",
                 format!("Users or groups hold {name} from a role that was deleted. Take it from them first."),
             ),
+            AuthzError::JustDeleted(name, wait) => Self::conflict(
+                "role_just_deleted",
+                format!(
+                    "The role {name} was deleted a moment ago, and somebody may be about to assign it. Try again later."
+                ),
+            )
+            .retry_after(wait),
             AuthzError::Escalation(permission) => Self::new(
                 403,
                 "privilege_escalation",

@@ -1,17 +1,19 @@
 //! What this process knows: the roles made ready for deciding, and what users hold, each read once and kept until an event
 //! says that it changed. Where what is kept is not new enough, or may have been missed, the truth is read past it.
 
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use futures::future::BoxFuture;
 use kernel::authorization::{Change, Changes, Consistency, ConsistencyToken, Decide, Listen, WAIT_MAX};
 use kernel::cache::{Bounds, Cache, Caches, Filled};
 use kernel::{Caller, Context, Database, Error, Result};
 use subjects::identity::v1::{GetUserRolesRequest, IdentityClient};
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::domain::{Catalogue, Engine, Fault, GroupHolding, Holdings, Policy};
+use crate::domain::{Catalogue, Engine, Fault, GroupHolding, Holdings, Pattern, Policy};
 use crate::storage;
 
 /// What is kept of users at most.
@@ -41,6 +43,10 @@ pub(crate) struct Knowledge {
     changes: Changes,
     holdings: Cache<Uuid, Arc<Holdings>, Ground>,
     engine: Cache<(), Arc<Engine>>,
+    /// Reads of the whole truth that have begun.
+    truths: AtomicU64,
+    /// The number of the last one that ended, and what it brought for as long as somebody makes use of that.
+    last_truth: Mutex<(u64, Weak<Engine>)>,
     engines: AtomicU64,
 }
 
@@ -49,16 +55,16 @@ pub(crate) struct Knowledge {
 pub(crate) struct Known {
     pub(crate) engine: Arc<Engine>,
     pub(crate) holdings: Arc<Holdings>,
+    /// Whether the engine knows all roles, and not only those that decide.
+    pub(crate) is_whole: bool,
     /// Everything up to here is known in it; `None` where that cannot be told.
     pub(crate) token: Option<ConsistencyToken>,
 }
 
-/// What is known at a moment.
+/// What is kept, at a moment.
 #[derive(Debug)]
-pub(crate) struct Look<'a> {
+struct Look<'a> {
     knowledge: &'a Knowledge,
-    /// Whether what is kept may be used.
-    at_hand: bool,
     token: Option<ConsistencyToken>,
     engine: Arc<Engine>,
 }
@@ -66,8 +72,8 @@ pub(crate) struct Look<'a> {
 impl Look<'_> {
     /// What is known of a user.
     #[tracing::instrument(name = "domain.permission.resolve", skip_all)]
-    pub(crate) async fn at_user(&self, cx: &Context, user_id: Uuid) -> Result<Known> {
-        let Look { knowledge, token, engine, .. } = self;
+    async fn at_user(&self, cx: &Context, user_id: Uuid) -> Result<Known> {
+        let Look { knowledge, token, engine } = self;
         let read = async || {
             let holdings = knowledge.read_holdings(cx, user_id).await?;
             let groups = holdings.groups.iter().map(|group| Ground::Group(group.id.as_str().into()));
@@ -77,12 +83,8 @@ impl Look<'_> {
             let holdings = Arc::new(holdings);
             Ok(if counts { Filled::tagged(holdings, grounds) } else { Filled::passing(holdings) })
         };
-        let holdings = if self.at_hand {
-            knowledge.holdings.get_or_fill(user_id, read).await?
-        } else {
-            Arc::new(knowledge.read_holdings(cx, user_id).await?)
-        };
-        Ok(Known { engine: Arc::clone(engine), holdings, token: *token })
+        let holdings = knowledge.holdings.get_or_fill(user_id, read).await?;
+        Ok(Known { engine: Arc::clone(engine), holdings, is_whole: true, token: *token })
     }
 }
 
@@ -101,6 +103,8 @@ impl Knowledge {
             changes: changes.clone(),
             holdings: caches.open("holdings", HOLDINGS_BOUNDS, |_, holdings, _| weigh(holdings)),
             engine: caches.open("policy", POLICY_BOUNDS, |(), _, _| 1),
+            truths: AtomicU64::new(0),
+            last_truth: Mutex::new((0, Weak::new())),
             engines: AtomicU64::new(0),
         });
         knowledge.lost();
@@ -108,38 +112,77 @@ impl Knowledge {
         knowledge
     }
 
-    /// What is known of a user, as new as it must be.
+    /// What is known of a user with all roles beside, as new as it must be. Waits a little for what is on its way here; what
+    /// does not come is read, so this is for who must know of roles that the user does not hold.
     pub(crate) async fn of_user(&self, cx: &Context, user_id: Uuid, consistency: Consistency) -> Result<Known> {
-        self.look(consistency).await?.at_user(cx, user_id).await
+        if self.is_at_hand(consistency).await {
+            return self.look().await?.at_user(cx, user_id).await;
+        }
+        let token = self.changes.token();
+        let engine = self.read_truth().await?;
+        let holdings = Arc::new(self.read_holdings(cx, user_id).await?);
+        Ok(Known { engine, holdings, is_whole: true, token })
     }
 
-    /// The same, only to decide about what is declared: where it must be read, of the policy only the user's part is. So nobody
-    /// waits for thousands of roles at each decision while what is kept cannot be used.
+    /// The same, only to decide: where it must be read, of the policy only the user's part is. So nobody makes others wait for
+    /// thousands of roles, be it by asking for the truth, or while what is kept cannot be used.
     pub(crate) async fn of_holder(&self, cx: &Context, user_id: Uuid, consistency: Consistency) -> Result<Known> {
         if self.is_at_hand(consistency).await {
-            return self.look_at_hand().await?.at_user(cx, user_id).await;
+            return self.look().await?.at_user(cx, user_id).await;
         }
+        let mut known = self.read_holders(cx, BTreeSet::from([user_id])).await?;
+        Ok(known.remove(&user_id).expect("who is read is known"))
+    }
+
+    /// The same of several, all by one policy.
+    pub(crate) async fn of_holders(
+        &self,
+        cx: &Context,
+        users: BTreeSet<Uuid>,
+        consistency: Consistency,
+    ) -> Result<HashMap<Uuid, Known>> {
+        if !self.is_at_hand(consistency).await {
+            return self.read_holders(cx, users).await;
+        }
+        let look = self.look().await?;
+        let mut known = HashMap::with_capacity(users.len());
+        for user_id in users {
+            known.insert(user_id, look.at_user(cx, user_id).await?);
+        }
+        Ok(known)
+    }
+
+    #[tracing::instrument(name = "domain.permission.read", skip_all)]
+    async fn read_holders(&self, cx: &Context, users: BTreeSet<Uuid>) -> Result<HashMap<Uuid, Known>> {
         let token = self.changes.token();
-        let holdings = self.read_holdings(cx, user_id).await?;
-        let roles: Vec<String> = holdings.roles().map(str::to_owned).collect();
+        let mut held = Vec::with_capacity(users.len());
+        for user_id in users {
+            held.push((user_id, self.read_holdings(cx, user_id).await?));
+        }
+        let roles: BTreeSet<&str> = held.iter().flat_map(|(_, holdings)| holdings.roles()).collect();
+        let roles: Vec<String> = roles.into_iter().map(str::to_owned).collect();
         let policy = storage::load_policy_of(&mut *self.database.pool().acquire().await?, &roles).await?;
-        Ok(Known { engine: self.compile(policy), holdings: Arc::new(holdings), token })
+        let engine = self.compile(policy);
+        let known = held.into_iter().map(|(user_id, holdings)| {
+            let (engine, holdings) = (Arc::clone(&engine), Arc::new(holdings));
+            (user_id, Known { engine, holdings, is_whole: false, token })
+        });
+        Ok(known.collect())
     }
 
-    /// A look at what is known, for one user or several. Waits a little for what is on its way here; what does not come is
-    /// read.
-    pub(crate) async fn look(&self, consistency: Consistency) -> Result<Look<'_>> {
-        if self.is_at_hand(consistency).await {
-            return self.look_at_hand().await;
+    /// Whether the permission, or one that the pattern covers, is declared or named by a role.
+    pub(crate) async fn knows(&self, known: &Known, pattern: &Pattern) -> Result<bool> {
+        if known.engine.knows(pattern) || known.is_whole {
+            return Ok(known.engine.knows(pattern));
         }
-        let token = self.changes.token();
-        Ok(Look { knowledge: self, at_hand: false, token, engine: self.read_engine().await? })
+        // Named by a role which the user does not hold, and declared no more, or by another version of this service.
+        Ok(storage::is_named(&mut *self.database.pool().acquire().await?, pattern).await?)
     }
 
-    async fn look_at_hand(&self) -> Result<Look<'_>> {
+    async fn look(&self) -> Result<Look<'_>> {
         // Asked before anything is read, which may be newer, and is never older.
         let token = self.changes.token();
-        Ok(Look { knowledge: self, at_hand: true, token, engine: self.engine().await? })
+        Ok(Look { knowledge: self, token, engine: self.engine().await? })
     }
 
     /// Whether what is kept may be used for an answer that must be so new.
@@ -155,6 +198,22 @@ impl Knowledge {
     /// The policy as it is kept; read where it is not.
     async fn engine(&self) -> Result<Arc<Engine>> {
         self.engine.get_or_fill((), async || self.read_engine().await.map(Filled::new)).await
+    }
+
+    /// The policy as it is stored at some moment from now on. One reads at a time, and what that brings is for all who came before
+    /// it began: however many ask for the truth, others are served in between.
+    async fn read_truth(&self) -> Result<Arc<Engine>> {
+        let arrived = self.truths.load(Ordering::Relaxed);
+        let mut last = self.last_truth.lock().await;
+        if last.0 > arrived
+            && let Some(engine) = last.1.upgrade()
+        {
+            return Ok(engine);
+        }
+        let number = self.truths.fetch_add(1, Ordering::Relaxed) + 1;
+        let engine = self.read_engine().await?;
+        *last = (number, Arc::downgrade(&engine));
+        Ok(engine)
     }
 
     /// The policy as it is stored.

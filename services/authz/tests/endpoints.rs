@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use platform_tests::{Platform, Setup, broker::Broker, people::Person};
+use platform_tests::{Platform, Setup, broker::Broker, people::Person, wait};
 use serde_json::{Value, json};
 use trunkline::platform::admin::AdminFile;
 
@@ -260,6 +260,33 @@ async fn a_role_that_is_held_or_inherited_is_not_deleted_and_its_name_not_reused
     role(&ops, &admin, "ghost", &[], &[]).await;
 }
 
+/// S44: who was about to be given the old role must not come by the new one.
+#[tokio::test]
+async fn the_name_of_a_deleted_role_rests_until_nobody_can_be_about_to_assign_it() {
+    let (platform, ops, admin) = start().await;
+    let mut database = platform.superuser().await;
+    role(&ops, &admin, "passing", &[], &[]).await;
+    let strong = json!({ "name": "passing", "permissions": ["identity.*"] });
+
+    ops.call_as(&admin, DELETE_ROLE, &json!({ "role": "passing" })).await.json();
+    // Said anew, so that this may take its time.
+    sqlx::query("UPDATE authz.deleted_roles SET deleted_at = now()").execute(&mut database).await.unwrap();
+    let refused = ops.call_as(&admin, CREATE_ROLE, &strong).await;
+
+    refused.problem(409, "role_just_deleted");
+    assert!((1..=16).contains(&refused.retry_after.parse::<u32>().unwrap()), "{refused:?}");
+    let is_back = "UPDATE authz.deleted_roles SET deleted_at = deleted_at - interval '16 seconds'";
+    sqlx::query(is_back).execute(&mut database).await.unwrap();
+    ops.call_as(&admin, CREATE_ROLE, &strong).await.json();
+
+    // What rests no more is forgotten.
+    role(&ops, &admin, "other", &[], &[]).await;
+    ops.call_as(&admin, DELETE_ROLE, &json!({ "role": "other" })).await.json();
+    let noted: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM authz.deleted_roles").fetch_all(&mut database).await.unwrap();
+    assert_eq!(noted, ["other"]);
+}
+
 #[tokio::test]
 async fn permissions_are_those_of_the_contract() {
     let (_platform, ops, admin) = start().await;
@@ -308,18 +335,21 @@ async fn check_batch_and_explain_agree_on_own_roles_groups_and_inheritance() {
     ];
     let question = |user: &str, permission: &str| json!({ "userId": user, "permission": permission });
     let checks: Vec<Value> = questions.iter().map(|(user, permission, _)| question(user, permission)).collect();
-    let batch = json!({ "checks": checks, "consistencyToken": token });
-    let batch = ops.call_as(&admin, CHECK_BATCH, &batch).await.json();
-    for (index, (user, permission, allowed)) in questions.iter().enumerate() {
-        let mut question = question(user, permission);
-        question["consistencyToken"] = token.clone();
-        let checked = ops.call_as(&admin, CHECK, &question).await.json();
-        let told = ops.call_as(&admin, EXPLAIN, &question).await.json();
-        assert_eq!(checked, json!({ "allowed": allowed }), "{permission}");
-        assert_eq!(batch["results"][index]["allowed"], *allowed, "{permission}");
-        assert_eq!(told["allowed"], *allowed, "{permission}");
-        assert_eq!(told["path"].as_array().unwrap().is_empty(), !allowed, "{told}");
-        assert!(!told["hint"].as_str().unwrap().is_empty());
+    // From what is kept, and from what is stored.
+    for token in [token, "latest".into()] {
+        let batch = json!({ "checks": checks, "consistencyToken": token });
+        let batch = ops.call_as(&admin, CHECK_BATCH, &batch).await.json();
+        for (index, (user, permission, allowed)) in questions.iter().enumerate() {
+            let mut question = question(user, permission);
+            question["consistencyToken"] = token.clone();
+            let checked = ops.call_as(&admin, CHECK, &question).await.json();
+            let told = ops.call_as(&admin, EXPLAIN, &question).await.json();
+            assert_eq!(checked, json!({ "allowed": allowed }), "{permission}");
+            assert_eq!(batch["results"][index]["allowed"], *allowed, "{permission}");
+            assert_eq!(told["allowed"], *allowed, "{permission}");
+            assert_eq!(told["path"].as_array().unwrap().is_empty(), !allowed, "{told}");
+            assert!(!told["hint"].as_str().unwrap().is_empty());
+        }
     }
     let told = ops.call_as(&admin, EXPLAIN, &question(&by_group, "identity.users.read")).await.json();
     assert_eq!(
@@ -395,6 +425,95 @@ async fn malformed_and_unknown_questions_are_refused_with_their_field() {
     let problem = ops.call_as(&admin, CHECK_BATCH, &many).await.problem(422, "validation_failed");
     assert_eq!(pointers(&problem), [("/checks", "too_many")]);
     assert_eq!(ops.call_as(&admin, CHECK_BATCH, &json!({})).await.json(), json!({ "results": [] }));
+}
+
+#[tokio::test]
+async fn what_only_a_role_that_one_does_not_hold_names_can_be_asked_for() {
+    let (platform, ops, admin) = start().await;
+    role(&ops, &admin, "old", &[], &[]).await;
+    let (id, token) = person(&ops, &admin, &["user"]).await;
+    // As a version before this left it, which declared more.
+    let old = "INSERT INTO authz.role_permissions VALUES ('old', 'old.th_ngs.read'), ('old', 'older.*')";
+    sqlx::query(old).execute(&mut platform.superuser().await).await.unwrap();
+
+    for (permission, is_known) in [
+        ("old.th_ngs.read", true),
+        ("old.*", true),
+        ("old.*.read", true),
+        ("*.th_ngs.read", true),
+        ("*.*.read", true),
+        ("*.th_ngs.*", true),
+        ("old.things.read", false),
+        ("old.things.*", false),
+        ("*.things.*", false),
+        ("old.*.create", false),
+        ("older.*", false),
+        ("older.things.read", false),
+        ("ol.*", false),
+    ] {
+        let question = json!({ "userId": id, "permission": permission, "consistencyToken": "latest" });
+        let batch = json!({ "checks": [{ "userId": id, "permission": permission }], "consistencyToken": "latest" });
+        let (checked, told) =
+            (ops.call_as(&token, CHECK, &question).await, ops.call_as(&token, EXPLAIN, &question).await);
+        let batch = ops.call_as(&token, CHECK_BATCH, &batch).await;
+        if is_known {
+            assert_eq!(checked.json()["allowed"], false, "{permission}");
+            assert_eq!(told.json()["allowed"], false, "{permission}");
+            assert_eq!(batch.json()["results"][0]["allowed"], false, "{permission}");
+        } else {
+            for answer in [checked, told] {
+                let problem = answer.problem(422, "validation_failed");
+                assert_eq!(pointers(&problem), [("/permission", "unknown_permission")], "{permission}");
+            }
+            let problem = batch.problem(422, "validation_failed");
+            assert_eq!(pointers(&problem), [("/checks/0/permission", "unknown_permission")], "{permission}");
+        }
+    }
+}
+
+/// Anybody may ask for the truth about themselves, and must not keep everybody else from being answered by that.
+#[tokio::test]
+async fn of_many_who_ask_why_and_want_the_truth_one_at_a_time_reads_it() {
+    const MANY: u32 = 20;
+    let (platform, ops, admin) = start().await;
+    let (id, token) = person(&ops, &admin, &["auditor"]).await;
+    let question = json!({ "userId": id, "permission": "audit.entries.read", "consistencyToken": "latest" });
+    let mut holder = platform.superuser().await;
+    let mut observer = platform.superuser().await;
+
+    // While nobody can read the roles, all are there at once: those of whom time runs out come again.
+    let readers = wait::until("all wait", async || {
+        for statement in ["BEGIN", "LOCK TABLE authz.role_permissions IN ACCESS EXCLUSIVE MODE"] {
+            sqlx::raw_sql(statement).execute(&mut holder).await.unwrap();
+        }
+        let asking = futures::future::join_all((0..MANY).map(|_| ops.call_as(&token, EXPLAIN, &question)));
+        let looking = async {
+            let began = Instant::now();
+            let mut readers = None;
+            while readers.is_none() && began.elapsed() < DEADLINE {
+                if platform.metric("authz", "trunkline_requests_in_flight").await >= f64::from(MANY) {
+                    let blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted
+                                   AND relation = 'authz.role_permissions'::regclass";
+                    let blocked: i64 = sqlx::query_scalar(blocked).fetch_one(&mut observer).await.unwrap();
+                    readers = Some(blocked).filter(|blocked| *blocked > 0);
+                }
+            }
+            sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+            readers
+        };
+        let (answers, readers) = futures::future::join(asking, looking).await;
+        for answer in answers {
+            match answer.error_code {
+                503 | 504 => {}
+                _ => assert_eq!(answer.json()["allowed"], true),
+            }
+        }
+        readers
+    })
+    .await;
+
+    assert_eq!(readers, 1);
+    assert_eq!(ops.call_as(&token, EXPLAIN, &question).await.json()["allowed"], true);
 }
 
 /// S44: none of the ways through roles gives anybody what they lack.

@@ -1,5 +1,7 @@
 //! What can go wrong in identity's own words, and what the caller hears of it.
 
+use std::time::Duration;
+
 use kernel::{Error, FieldError};
 
 use crate::domain::{Fault, GroupId, UserId};
@@ -39,6 +41,12 @@ pub(crate) enum IdentityError {
     /// What was given as the caller's password is not theirs.
     #[error("the current password is wrong")]
     WrongPassword,
+    /// The caller's password was given wrongly too often; the next time is so far away.
+    #[error("the current password was tried too often")]
+    TooManyGuesses(Duration),
+    /// The caller would set their own password as an administrator sets another's.
+    #[error("one's own password is changed by the present one")]
+    OwnPassword,
     /// Somebody has this address. Told to administrators only.
     #[error("the e-mail address is taken")]
     EmailTaken,
@@ -84,6 +92,15 @@ impl From<IdentityError> for Error {
             IdentityError::WrongPassword => {
                 Self::invalid(vec![FieldError::new("/currentPassword", "wrong_password", "This is not your password.")])
             }
+            IdentityError::TooManyGuesses(wait) => {
+                Self::new(429, "too_many_attempts", "The current password was wrong too often. Try again later.")
+                    .retry_after(wait.max(Duration::from_secs(1)))
+            }
+            IdentityError::OwnPassword => Self::new(
+                403,
+                "own_password",
+                "Your own password is changed by the present one: POST /api/v1/users/me/password.",
+            ),
             IdentityError::EmailTaken => Self::conflict("email_taken", "A user with this e-mail address exists."),
             IdentityError::RegistrationClosed => {
                 Self::new(403, "registration_closed", "Registration is closed. Ask an administrator for an account.")

@@ -37,15 +37,27 @@ pub(crate) async fn review(
     let review = identity.authz.review_grant(cx, request).await?;
     let Some(lacking) = review.lacking.into_iter().next() else { return Ok(review.unknown_roles) };
 
+    let details = serde_json::json!({ "role": lacking.role, "permission": lacking.permission }).to_string();
+    record_denied(identity, cx, endpoint, target, details).await?;
+    Err(IdentityError::Escalation { role: lacking.role, permission: lacking.permission }.into())
+}
+
+/// Records a refusal by the rules of this service, in a transaction of its own. `details` are JSON, or nothing.
+pub(crate) async fn record_denied(
+    identity: &Identity,
+    cx: &Context,
+    endpoint: &'static Endpoint,
+    target: Target<'_>,
+    details: String,
+) -> Result<()> {
     let mut tx = identity.database.begin(cx).await?;
     tx.record(AuditAction {
         action: &format!("identity.{}.denied", endpoint.name),
         target_type: target.kind,
         target_id: target.id,
         outcome: Outcome::Denied,
-        details: serde_json::json!({ "role": lacking.role, "permission": lacking.permission }).to_string(),
+        details,
     })
     .await?;
-    tx.commit().await?;
-    Err(IdentityError::Escalation { role: lacking.role, permission: lacking.permission }.into())
+    tx.commit().await.map(|_| ())
 }

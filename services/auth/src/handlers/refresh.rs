@@ -13,7 +13,7 @@ use crate::storage;
 /// Of any number of exchanges of one token at once, one rotates it and the others repeat its answer.
 pub(crate) async fn refresh(auth: &Auth, cx: &Context, request: RefreshRequest) -> Result<TokenReply> {
     let token = RefreshToken::parse(&request.refresh_token).ok_or(AuthError::InvalidToken)?;
-    let (_, user_id) = storage::find_session_of(&mut *auth.database.pool().acquire().await?, token.hash())
+    let user_id = storage::find_user_of(&mut *auth.database.pool().acquire().await?, token.hash())
         .await?
         .ok_or(AuthError::InvalidToken)?;
     // Asked before the session is locked: nobody waits for a lock while another service thinks.

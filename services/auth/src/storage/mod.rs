@@ -5,7 +5,7 @@ mod sessions;
 mod signing_keys;
 
 pub(crate) use refresh_tokens::{
-    delete_expired_tokens, find_session_of, find_token, insert_token, lock_session_of, mark_exchanged,
+    delete_expired_tokens, find_token, find_user_of, insert_token, lock_session_of, mark_exchanged,
 };
 pub(crate) use sessions::{
     ClientClaims, delete_ended_sessions, insert_session, revoke_session, revoke_sessions_of, touch_session,

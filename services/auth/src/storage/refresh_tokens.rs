@@ -5,15 +5,15 @@ use sqlx::PgConnection;
 
 use crate::domain::{KeptToken, Session, SessionId, TokenHash, UserId};
 
-/// The session that a token belongs to, and whose it is; without a lock.
+/// Whose a token is; without a lock.
 #[tracing::instrument(name = "storage.refresh_token.find", skip_all)]
-pub(crate) async fn find_session_of(
+pub(crate) async fn find_user_of(
     connection: &mut PgConnection,
     hash: TokenHash,
-) -> Result<Option<(SessionId, UserId)>, sqlx::Error> {
-    let row = sqlx::query!(
+) -> Result<Option<UserId>, sqlx::Error> {
+    let user_id = sqlx::query_scalar!(
         r#"
-        SELECT sessions.id, sessions.user_id
+        SELECT sessions.user_id
         FROM auth.refresh_tokens JOIN auth.sessions ON sessions.id = refresh_tokens.session_id
         WHERE refresh_tokens.hash = $1
         "#,
@@ -21,7 +21,7 @@ pub(crate) async fn find_session_of(
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| (SessionId(row.id), UserId(row.user_id))))
+    Ok(user_id.map(UserId))
 }
 
 /// The session that a token belongs to, locked until the transaction ends: nobody else changes it or its tokens.

@@ -1,7 +1,8 @@
 //! The policy made ready for deciding: which roles permit a permission is one look-up, and whether a user holds one of
 //! them a few bits. What wildcards and inheritance mean was worked out beforehand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
 
 use foldhash::fast::RandomState;
 
@@ -18,6 +19,8 @@ pub struct Engine {
     by_pattern: HashMap<Box<str>, RoleSet, RandomState>,
     /// By permission: the roles that have a pattern which permits it. All permissions that are declared or named by a role.
     by_permission: HashMap<Box<str>, RoleSet, RandomState>,
+    /// The patterns with wildcards that cover one of these. Seldom asked for, and then often: so worked out once, when it is.
+    known_wildcards: OnceLock<HashSet<Box<str>, RandomState>>,
 }
 
 /// The roles that a user holds, made ready for one engine.
@@ -66,7 +69,14 @@ impl Engine {
                 set.or_insert_with(|| RoleSet::empty(roles.len())).insert(index);
             }
         }
-        let mut engine = Self { version, roles, by_permission: HashMap::default(), by_pattern, policy };
+        let mut engine = Self {
+            version,
+            roles,
+            by_permission: HashMap::default(),
+            by_pattern,
+            policy,
+            known_wildcards: OnceLock::new(),
+        };
         let named = engine.policy.roles().flat_map(|role| &role.permissions).filter(|pattern| !pattern.has_wildcard());
         let mut by_permission: HashMap<Box<str>, RoleSet, RandomState> = HashMap::default();
         for permission in named {
@@ -87,8 +97,18 @@ impl Engine {
     /// Whether the permission, or one that the pattern covers, is declared or named by a role.
     pub fn knows(&self, pattern: &Pattern) -> bool {
         self.by_permission.contains_key(pattern.as_str())
-            || pattern.has_wildcard()
-                && self.by_permission.keys().any(|text| Pattern::parse(text).is_ok_and(|known| pattern.covers(&known)))
+            || pattern.has_wildcard() && self.known_wildcards().contains(pattern.as_str())
+    }
+
+    fn known_wildcards(&self) -> &HashSet<Box<str>, RandomState> {
+        self.known_wildcards.get_or_init(|| {
+            let mut wildcards: HashSet<Box<str>, RandomState> = HashSet::default();
+            for known in self.by_permission.keys().filter_map(|text| Pattern::parse(text).ok()) {
+                // The first is the permission itself.
+                wildcards.extend(known.all_that_cover().skip(1).map(String::into_boxed_str));
+            }
+            wildcards
+        })
     }
 
     /// The roles that permit all that the pattern covers, in order of name.
@@ -168,6 +188,30 @@ mod tests {
         assert_eq!(may(&["auditor"], "audit.*.read"), Ok(true));
         assert_eq!(may(&["auditor"], "audit.*"), Ok(false));
         assert_eq!(may(&["admin"], "*"), Ok(true));
+    }
+
+    #[test]
+    fn known_is_what_is_declared_or_named_and_every_pattern_that_covers_some_of_it() {
+        let engine = engine(&[("support", &["identity.users.read", "jobs.*", "identity.groups.read"], &[])]);
+
+        for known in [
+            "audit.entries.read",
+            "identity.users.read",
+            "*",
+            "identity.*",
+            "identity.users.*",
+            "identity.*.read",
+            "*.users.read",
+            "*.*.read",
+            "*.users.*",
+            "audit.*",
+        ] {
+            assert!(engine.knows(&Pattern::parse(known).unwrap()), "{known}");
+        }
+        // What a role names with a wildcard makes nothing known that it would cover.
+        for unknown in ["jobs.*", "jobs.queues.read", "identity.users.create", "*.users.create", "*.queues.*"] {
+            assert!(!engine.knows(&Pattern::parse(unknown).unwrap()), "{unknown}");
+        }
     }
 
     #[test]

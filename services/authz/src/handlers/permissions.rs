@@ -32,7 +32,7 @@ pub(crate) async fn list_user_permissions(
     let user_id = parse_user_id(&request.user_id).map_err(AuthzError::from)?;
     let list = format!("permissions of {user_id}");
     let page = Page::<String>::parse(list, request.page_size, &request.page_token)?;
-    let known = authz.knowledge.of_user(cx, user_id, Consistency::Any).await?;
+    let known = authz.knowledge.of_holder(cx, user_id, Consistency::Any).await?;
     if !known.holdings.counts {
         return Err(AuthzError::UserNotFound.into());
     }

@@ -1,6 +1,7 @@
 //! Roles: listed, made, shown, changed, deleted. Each change is made on all roles, under a lock, so that no two changes
 //! together make a cycle.
 
+use chrono::TimeDelta;
 use kernel::page::Page;
 use kernel::{Context, Error, Result};
 use subjects::Endpoint;
@@ -16,6 +17,10 @@ use crate::domain::{Description, Fault, Pattern, PolicyError, Role, RoleName, pa
 use crate::error::AuthzError;
 use crate::granting::{self, Giver};
 use crate::storage::{self, StoredRole};
+
+/// How long the name of a deleted role is given to no other. Who was about to assign the old one by then has done so, and that shows,
+/// or has been given up: nothing that assigns roles may take longer than 10 s, and clocks differ by a little.
+const NAME_RESTS: TimeDelta = TimeDelta::seconds(15);
 
 pub(crate) async fn list_roles(authz: &Authz, _cx: &Context, request: ListRolesRequest) -> Result<ListRolesReply> {
     let page = Page::<String>::parse("roles", request.page_size, &request.page_token)?;
@@ -42,6 +47,7 @@ pub(crate) async fn create_role(authz: &Authz, cx: &Context, request: CreateRole
     };
     known(authz, &role.permissions, "/permissions")?;
     let giver = Giver::find(authz, cx).await?;
+    let looked_at = cx.now();
     // Who holds the name from a role that was deleted must not get the new one by that.
     if is_held(authz, cx, &role.name).await? {
         return Err(AuthzError::HeldFromBefore(role.name).into());
@@ -52,6 +58,12 @@ pub(crate) async fn create_role(authz: &Authz, cx: &Context, request: CreateRole
     if let Some(lacking) = giver.first_lacking(&policy, None, &role) {
         drop(tx);
         return Err(granting::refuse(authz, cx, &CREATE_ROLE, &role.name, &lacking).await?.into());
+    }
+    // Who was found worthy of the deleted role may be just about to hold its name, where nobody holds it yet. What counts is
+    // when that was looked at.
+    let free_at = storage::find_deletion(&mut tx, &role.name).await?.map(|deleted_at| deleted_at + NAME_RESTS);
+    if let Some(wait) = free_at.and_then(|free_at| (free_at - looked_at).to_std().ok()) {
+        return Err(AuthzError::JustDeleted(role.name, wait).into());
     }
     policy.create(role.clone()).map_err(AuthzError::from)?;
     let now = cx.now();
@@ -125,7 +137,8 @@ pub(crate) async fn delete_role(authz: &Authz, cx: &Context, request: DeleteRole
     let stored = storage::find_role(&mut tx, &name).await?.ok_or_else(|| not_found(&name))?;
     cx.check_if_match(Some(stored.revision))?;
     policy.delete(&name).map_err(AuthzError::from)?;
-    storage::delete_role(&mut tx, &name).await?;
+    let now = cx.now();
+    storage::delete_role(&mut tx, &name, now, now - NAME_RESTS).await?;
     tx.publish(&RoleDeleted { role: name.to_string() }).await?;
     let committed = tx.commit().await?;
     Ok(DeleteRoleReply { consistency_token: committed.consistency_token })

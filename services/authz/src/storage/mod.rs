@@ -3,5 +3,6 @@
 mod roles;
 
 pub(crate) use roles::{
-    StoredRole, delete_role, find_role, insert_role, list_roles, load_policy, load_policy_of, lock_policy, update_role,
+    StoredRole, delete_role, find_deletion, find_role, insert_role, is_named, list_roles, load_policy, load_policy_of,
+    lock_policy, update_role,
 };

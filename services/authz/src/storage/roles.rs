@@ -219,9 +219,52 @@ async fn write_grants(connection: &mut PgConnection, role: &Role) -> Result<(), 
     Ok(())
 }
 
-/// Deletes a role that none inherits.
+/// Deletes a role that none inherits, and notes when. Forgets which were deleted before `forgotten_before`.
 #[tracing::instrument(name = "storage.role.delete", skip_all)]
-pub(crate) async fn delete_role(connection: &mut PgConnection, name: &RoleName) -> Result<(), sqlx::Error> {
-    sqlx::query!("DELETE FROM authz.roles WHERE name = $1", name.as_str()).execute(connection).await?;
+pub(crate) async fn delete_role(
+    connection: &mut PgConnection,
+    name: &RoleName,
+    now: DateTime<Utc>,
+    forgotten_before: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("DELETE FROM authz.roles WHERE name = $1", name.as_str()).execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM authz.deleted_roles WHERE deleted_at < $1", forgotten_before)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!(
+        "INSERT INTO authz.deleted_roles (name, deleted_at) VALUES ($1, $2) \
+         ON CONFLICT (name) DO UPDATE SET deleted_at = excluded.deleted_at",
+        name.as_str(),
+        now,
+    )
+    .execute(connection)
+    .await?;
     Ok(())
+}
+
+/// When a role of this name was last deleted, where that is still known.
+pub(crate) async fn find_deletion(
+    connection: &mut PgConnection,
+    name: &RoleName,
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    sqlx::query_scalar!("SELECT deleted_at FROM authz.deleted_roles WHERE name = $1", name.as_str())
+        .fetch_optional(connection)
+        .await
+}
+
+/// Whether a role names this permission, or one that the pattern covers.
+#[tracing::instrument(name = "storage.permission.find", skip_all)]
+pub(crate) async fn is_named(connection: &mut PgConnection, pattern: &Pattern) -> Result<bool, sqlx::Error> {
+    // A permission without a wildcard has exactly three words, so `%` can stand for no other number of them than the pattern's `*`.
+    let like = pattern.as_str().replace('_', r"\_").replace('*', "%");
+    sqlx::query_scalar!(
+        r#"
+        SELECT EXISTS (
+            SELECT FROM authz.role_permissions WHERE permission LIKE $1 AND permission NOT LIKE '%*%'
+        ) AS "named!"
+        "#,
+        like,
+    )
+    .fetch_one(connection)
+    .await
 }

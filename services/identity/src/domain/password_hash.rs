@@ -45,6 +45,15 @@ impl HashParameters {
         Ok(Self { memory_kib, iterations, parallelism })
     }
 
+    /// What has to be done beside a hash of these parameters to have done the work of one of `current`; `None` where it is as much
+    /// or more.
+    fn shortfall(self, current: Self) -> Option<Self> {
+        let blocks = |parameters: Self| u64::from(parameters.memory_kib) * u64::from(parameters.iterations);
+        let missing = blocks(current).checked_sub(blocks(self)).filter(|missing| *missing > 0)?;
+        let memory_kib = u32::try_from(missing / u64::from(current.iterations)).ok()?;
+        Some(Self { memory_kib, ..current })
+    }
+
     fn engine(self) -> Option<Argon2<'static>> {
         let params = Params::new(self.memory_kib, self.iterations, self.parallelism, Some(HASH_BYTES)).ok()?;
         Some(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
@@ -91,16 +100,21 @@ impl PasswordHash {
         &self.0
     }
 
-    /// Whether `password` is the one that was hashed. A string that is no argon2id hash within bounds matches nothing;
-    /// then, as for a wrong password, the work of `current` has been done.
+    /// Whether `password` is the one that was hashed. A string that is no argon2id hash within bounds matches nothing. Whatever it
+    /// comes to, the work of `current` has been done at least: a hash from before that was raised must not tell, by being checked
+    /// sooner than nobody's is, that somebody has it.
     pub fn verify(&self, password: &[u8], current: HashParameters, memory: &mut Vec<Block>) -> Verdict {
         let Some(stored) = Stored::parse(&self.0) else {
             Self::waste(password, current, memory);
             return Verdict::Wrong;
         };
         let Some(hash) = compute(password, stored.salt.as_ref(), stored.parameters, memory) else {
+            Self::waste(password, current, memory);
             return Verdict::Wrong;
         };
+        if let Some(shortfall) = stored.parameters.shortfall(current) {
+            Self::waste(password, shortfall, memory);
+        }
         match aws_lc_rs::constant_time::verify_slices_are_equal(&hash, stored.hash.as_bytes()) {
             Ok(()) if stored.parameters == current => Verdict::Right,
             Ok(()) => Verdict::RightButOutdated,
@@ -186,6 +200,24 @@ mod tests {
         let verdict = hash.verify(b"correct horse battery staple", parameters(19_456, 2), &mut Vec::new());
 
         assert_eq!(verdict, Verdict::RightButOutdated);
+    }
+
+    #[test]
+    fn what_an_older_hash_lacks_of_the_present_work_is_done_besides() {
+        let shortfall = |(memory_kib, iterations), current| parameters(memory_kib, iterations).shortfall(current);
+        let raised = HashParameters::new(65_536, 3, 4).unwrap();
+
+        assert_eq!(
+            shortfall((19_456, 2), raised),
+            Some(HashParameters { memory_kib: 65_536 - 19_456 * 2 / 3 - 1, iterations: 3, parallelism: 4 })
+        );
+        assert_eq!(
+            shortfall((19_456, 2), parameters(38_912, 2)),
+            Some(HashParameters { memory_kib: 19_456, iterations: 2, parallelism: 1 })
+        );
+        for (stored, current) in [((19_456, 2), (19_456, 2)), ((47_104, 2), (19_456, 2)), ((19_456, 4), (38_912, 2))] {
+            assert_eq!(shortfall(stored, parameters(current.0, current.1)), None);
+        }
     }
 
     #[test]

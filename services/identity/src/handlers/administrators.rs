@@ -1,9 +1,12 @@
 //! The last administrator stays, by whichever way somebody would take them away.
 
-use kernel::Result;
+use kernel::{Context, Result, Transaction};
 use sqlx::PgConnection;
+use subjects::Endpoint;
 
+use crate::Identity;
 use crate::error::IdentityError;
+use crate::granting::{self, Target};
 use crate::storage;
 
 /// What was found under the lock that all changes take which may leave nobody.
@@ -18,12 +21,21 @@ pub(super) async fn lock(connection: &mut PgConnection) -> Result<Administrators
 }
 
 impl Administrators {
-    /// Refuses, after the change and before its commit, to leave nobody who may sign in with the role `admin`. A platform
-    /// that had nobody before is left as it is.
-    pub(super) async fn keep_one(self, connection: &mut PgConnection) -> Result<()> {
-        if self.existed && !storage::has_active_administrator(connection).await? {
+    /// Refuses, after the change and before its commit, to leave nobody who may sign in with the role `admin`: then the change is
+    /// undone, and that it was refused is recorded. A platform that had nobody before is left as it is.
+    pub(super) async fn keep_one(
+        self,
+        identity: &Identity,
+        cx: &Context,
+        endpoint: &'static Endpoint,
+        target: Target<'_>,
+        mut change: Transaction,
+    ) -> Result<Transaction> {
+        if self.existed && !storage::has_active_administrator(&mut change).await? {
+            drop(change);
+            granting::record_denied(identity, cx, endpoint, target, String::new()).await?;
             return Err(IdentityError::LastAdministrator.into());
         }
-        Ok(())
+        Ok(change)
     }
 }

@@ -1,12 +1,13 @@
 //! An administrator keeps a user from signing in and from doing anything.
 
 use kernel::{Context, Result};
-use subjects::identity::v1::{DisableUserRequest, User, UserDisabled};
+use subjects::identity::v1::{DISABLE_USER, DisableUserRequest, User, UserDisabled};
 
 use super::administrators;
 use crate::Identity;
 use crate::domain::UserId;
 use crate::error::IdentityError;
+use crate::granting::Target;
 use crate::storage;
 
 /// Disabling again changes nothing. The sessions of before end, and do not go on where the user is enabled again.
@@ -18,7 +19,8 @@ pub(crate) async fn disable_user(identity: &Identity, cx: &Context, request: Dis
     let user = storage::lock_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;
     cx.check_if_match(Some(user.revision))?;
     if storage::disable_user(&mut tx, id, cx.now()).await? {
-        before.keep_one(&mut tx).await?;
+        let target = Target { kind: "user", id: &id.to_string() };
+        tx = before.keep_one(identity, cx, &DISABLE_USER, target, tx).await?;
         let password_version = storage::outdate_sessions(&mut tx, id).await?;
         tx.publish(&UserDisabled { user_id: id.to_string(), password_version }).await?;
     }

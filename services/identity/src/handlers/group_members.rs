@@ -5,7 +5,8 @@ use kernel::{Context, Result};
 use subjects::identity::v1::send_mail::Purpose;
 use subjects::identity::v1::{
     ADD_GROUP_MEMBER, AddGroupMemberReply, AddGroupMemberRequest, GroupMemberAdded, GroupMemberRemoved,
-    ListGroupMembersReply, ListGroupMembersRequest, RemoveGroupMemberReply, RemoveGroupMemberRequest,
+    ListGroupMembersReply, ListGroupMembersRequest, REMOVE_GROUP_MEMBER, RemoveGroupMemberReply,
+    RemoveGroupMemberRequest,
 };
 use uuid::Uuid;
 
@@ -74,7 +75,8 @@ pub(crate) async fn remove_group_member(
     let before = administrators::lock(&mut tx).await?;
     let group = storage::lock_group(&mut tx, id).await?.ok_or(IdentityError::GroupNotFound(id))?;
     if storage::delete_member(&mut tx, id, user_id).await? {
-        before.keep_one(&mut tx).await?;
+        let target = Target { kind: "group", id: &id.to_string() };
+        tx = before.keep_one(identity, cx, &REMOVE_GROUP_MEMBER, target, tx).await?;
         tx.publish(&GroupMemberRemoved { group_id: id.to_string(), user_id: user_id.to_string() }).await?;
         if !group.roles.is_empty() {
             notices::enqueue(&mut tx, cx, user_id, Purpose::RolesChanged).await?;

@@ -3,7 +3,7 @@
 use kernel::{Context, Result};
 use subjects::identity::v1::{
     ASSIGN_GROUP_ROLE, AssignGroupRoleReply, AssignGroupRoleRequest, GroupRoleAssigned, GroupRoleRemoved,
-    RemoveGroupRoleReply, RemoveGroupRoleRequest,
+    REMOVE_GROUP_ROLE, RemoveGroupRoleReply, RemoveGroupRoleRequest,
 };
 
 use super::administrators;
@@ -60,7 +60,8 @@ pub(crate) async fn remove_group_role(
     cx.check_if_match(Some(group.revision))?;
     let mut revision = group.revision;
     if storage::delete_group_role(&mut tx, id, &role).await? {
-        before.keep_one(&mut tx).await?;
+        let target = Target { kind: "group", id: &id.to_string() };
+        tx = before.keep_one(identity, cx, &REMOVE_GROUP_ROLE, target, tx).await?;
         revision = storage::touch_group(&mut tx, id, cx.now()).await?;
         tx.publish(&GroupRoleRemoved { group_id: id.to_string(), role: role.as_str().to_owned() }).await?;
         notices::enqueue_to_members(&mut tx, cx, id).await?;

@@ -3,8 +3,8 @@
 use kernel::page::Page;
 use kernel::{Context, Result};
 use subjects::identity::v1::{
-    CreateGroupRequest, DeleteGroupReply, DeleteGroupRequest, GetGroupRequest, Group as WireGroup, GroupCreated,
-    GroupDeleted, GroupUpdated, ListGroupsReply, ListGroupsRequest, UpdateGroupRequest,
+    CreateGroupRequest, DELETE_GROUP, DeleteGroupReply, DeleteGroupRequest, GetGroupRequest, Group as WireGroup,
+    GroupCreated, GroupDeleted, GroupUpdated, ListGroupsReply, ListGroupsRequest, UpdateGroupRequest,
 };
 use uuid::Uuid;
 
@@ -12,6 +12,7 @@ use super::administrators;
 use crate::Identity;
 use crate::domain::{Group, GroupDescription, GroupId, GroupName};
 use crate::error::IdentityError;
+use crate::granting::Target;
 use crate::{notices, storage};
 
 pub(crate) async fn list_groups(
@@ -81,7 +82,8 @@ pub(crate) async fn delete_group(
         notices::enqueue_to_members(&mut tx, cx, id).await?;
     }
     storage::delete_group(&mut tx, id).await?;
-    before.keep_one(&mut tx).await?;
+    let target = Target { kind: "group", id: &id.to_string() };
+    tx = before.keep_one(identity, cx, &DELETE_GROUP, target, tx).await?;
     tx.publish(&GroupDeleted { group_id: id.to_string() }).await?;
     let committed = tx.commit().await?;
     Ok(DeleteGroupReply { consistency_token: committed.consistency_token })

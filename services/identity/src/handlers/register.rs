@@ -2,17 +2,20 @@
 
 use kernel::{AuditAction, Context, Result};
 use subjects::audit::v1::Outcome;
-use subjects::identity::v1::{RegisterReply, RegisterRequest, UserRegistered};
+use subjects::identity::v1::{REGISTER, RegisterReply, RegisterRequest, UserRegistered};
 
 use crate::Identity;
 use crate::domain::{State, UserId};
 use crate::error::IdentityError;
+use crate::granting::{self, Target};
 use crate::hashing::Form;
 use crate::storage::{self, Insertion};
 
 /// The same answer after the same work, whether or not the address was free: nobody learns who has an account.
 pub(crate) async fn register(identity: &Identity, cx: &Context, request: RegisterRequest) -> Result<RegisterReply> {
     if !identity.settings.registration_open {
+        let nobody = Target { kind: "user", id: "" };
+        granting::record_denied(identity, cx, &REGISTER, nobody, String::new()).await?;
         return Err(IdentityError::RegistrationClosed.into());
     }
     let RegisterRequest { email, password, display_name } = request;

@@ -2,12 +2,13 @@
 
 use kernel::{Context, Result};
 use subjects::identity::v1::send_mail::Purpose;
-use subjects::identity::v1::{RemoveRoleReply, RemoveRoleRequest, UserRoleRemoved};
+use subjects::identity::v1::{REMOVE_ROLE, RemoveRoleReply, RemoveRoleRequest, UserRoleRemoved};
 
 use super::administrators;
 use crate::Identity;
 use crate::domain::{RoleName, UserId};
 use crate::error::IdentityError;
+use crate::granting::Target;
 use crate::notices;
 use crate::storage;
 
@@ -24,7 +25,8 @@ pub(crate) async fn remove_role(
     let before = administrators::lock(&mut tx).await?;
     storage::lock_user(&mut tx, id).await?.ok_or(IdentityError::NotFound(id))?;
     if storage::delete_role(&mut tx, id, &role).await? {
-        before.keep_one(&mut tx).await?;
+        let target = Target { kind: "user", id: &id.to_string() };
+        tx = before.keep_one(identity, cx, &REMOVE_ROLE, target, tx).await?;
         tx.publish(&UserRoleRemoved { user_id: id.to_string(), role: role.as_str().to_owned() }).await?;
         notices::enqueue(&mut tx, cx, id, Purpose::RolesChanged).await?;
     }

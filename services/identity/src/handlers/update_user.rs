@@ -11,7 +11,8 @@ use crate::granting::{self, Target};
 use crate::notices;
 use crate::storage;
 
-/// Whoever sets a password can sign in with it, and so must be allowed whatever the user is, disabled or not.
+/// Whoever sets a password can sign in with it, and so must be allowed whatever the user is, disabled or not. Nobody sets their own:
+/// who comes by a token must not make the account theirs without the present password.
 pub(crate) async fn update_user(identity: &Identity, cx: &Context, request: UpdateUserRequest) -> Result<User> {
     let UpdateUserRequest { user_id, display_name, password } = request;
     let id = UserId::parse(&user_id).map_err(IdentityError::from)?;
@@ -23,6 +24,11 @@ pub(crate) async fn update_user(identity: &Identity, cx: &Context, request: Upda
     let user = storage::find_user(&mut *identity.database.pool().acquire().await?, id).await?;
     let user = user.ok_or(IdentityError::NotFound(id))?;
     let (name, hash) = if let Some(password) = password {
+        if UserId::parse(cx.user_id()?).is_ok_and(|caller| caller == id) {
+            let target = Target { kind: "user", id: &user_id };
+            granting::record_denied(identity, cx, &UPDATE_USER, target, String::new()).await?;
+            return Err(IdentityError::OwnPassword.into());
+        }
         let held = storage::find_holder(&mut *identity.database.pool().acquire().await?, id).await?;
         let held = held.ok_or(IdentityError::NotFound(id))?;
         granting::review(identity, cx, &UPDATE_USER, Target { kind: "user", id: &user_id }, &held.roles.all()).await?;

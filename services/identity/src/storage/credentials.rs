@@ -76,6 +76,48 @@ pub(crate) async fn find_password(
     Ok(Some((user.try_into()?, hash, version)))
 }
 
+/// Takes one of the few turns to try a user's password (security reference S10: 20 an hour for an account); where none is left,
+/// says when there is one. Before the password is looked at, so that of many at once no more are tried; shared by all
+/// instances, and known to those that start later.
+#[tracing::instrument(name = "storage.credential.take_guess", skip_all)]
+pub(crate) async fn take_guess(
+    connection: &mut PgConnection,
+    user_id: UserId,
+    now: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    let taken = sqlx::query!(
+        r#"
+        UPDATE identity.credentials
+        SET guess_until = greatest(coalesce(guess_until, $2), $2) + interval '3 minutes'
+        WHERE user_id = $1 AND coalesce(guess_until, $2) <= $2 + interval '12 minutes'
+        "#,
+        user_id.0,
+        now,
+    )
+    .execute(&mut *connection)
+    .await?;
+    if taken.rows_affected() > 0 {
+        return Ok(None);
+    }
+    let free_at = sqlx::query_scalar!(
+        r#"SELECT guess_until - interval '12 minutes' AS "free_at" FROM identity.credentials WHERE user_id = $1"#,
+        user_id.0,
+    )
+    .fetch_optional(connection)
+    .await?;
+    // Given back meanwhile, or the user is gone: then it is for the next try.
+    Ok(Some(free_at.flatten().unwrap_or(now)))
+}
+
+/// Gives all turns back: the password was right.
+#[tracing::instrument(name = "storage.credential.forget_guesses", skip_all)]
+pub(crate) async fn forget_guesses(connection: &mut PgConnection, user_id: UserId) -> Result<(), sqlx::Error> {
+    sqlx::query!("UPDATE identity.credentials SET guess_until = NULL WHERE user_id = $1", user_id.0)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Gives a user another password, whatever the one before, and says which version it is. No session is kept.
 #[tracing::instrument(name = "storage.credential.set", skip_all)]
 pub(crate) async fn set_password(

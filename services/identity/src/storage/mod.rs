@@ -7,7 +7,8 @@ mod roles;
 mod users;
 
 pub(crate) use credentials::{
-    SignIn, change_password, find_password, find_sign_in, outdate_sessions, replace_hash, set_password,
+    SignIn, change_password, find_password, find_sign_in, forget_guesses, outdate_sessions, replace_hash, set_password,
+    take_guess,
 };
 pub(crate) use groups::{
     count_groups_of, delete_group, delete_group_role, delete_member, find_group, insert_group, insert_group_role,

@@ -109,6 +109,8 @@ async fn closed_registration_is_refused_and_administrators_still_create() {
     let created = ops.call_as(&admin, CREATE_USER, &Person::new().registration()).await;
 
     registered.problem(403, "registration_closed");
+    let recorded = "SELECT count(*) FROM identity.outbox WHERE subject = 'audit.identity.register.denied'";
+    assert_eq!(count(&platform, recorded).await, 1);
     created.json();
 }
 

@@ -1,6 +1,6 @@
 //! What is kept of users is changed: by administrators, and their passwords by themselves.
 
-use platform_tests::{Platform, broker::Broker, people::Person, wait};
+use platform_tests::{Platform, Setup, broker::Broker, people::Person, wait};
 use serde_json::{Value, json};
 
 use crate::roles::{DELETE, DISABLE, ENABLE, person, role, start};
@@ -214,7 +214,87 @@ async fn nobody_sets_the_password_of_who_may_do_what_they_may_not() {
     let given = password();
     ops.call_as(&keeper, UPDATE, &json!({ "userId": other_id, "password": given })).await.json();
     assert!(is_password(&ops, &other.email, &given).await);
-    ops.call_as(&keeper, UPDATE, &json!({ "userId": keeper_id, "password": password() })).await.json();
+    ops.call_as(&keeper, UPDATE, &json!({ "userId": keeper_id, "displayName": "Keeper" })).await.json();
+}
+
+/// A token alone, which may be stolen, must not make the account somebody else's.
+#[tokio::test]
+async fn nobody_sets_their_own_password_without_the_present_one() {
+    let (platform, ops, admin, admin_id) = start().await;
+
+    for id in [admin_id.clone(), admin_id.to_uppercase()] {
+        for password in [password(), "short".to_owned()] {
+            let change = json!({ "userId": id, "displayName": "Taken", "password": password });
+            let refused = ops.call_as(&admin, UPDATE, &change).await.problem(403, "own_password");
+            assert!(refused["detail"].as_str().unwrap().contains("/api/v1/users/me/password"), "{refused}");
+        }
+    }
+
+    let me = ops.call_as(&admin, GET_ME, &json!({})).await.json();
+    assert_ne!(me["displayName"], "Taken");
+    assert_eq!(written(&platform, "evt.identity.user.password_changed").await, [] as [Value; 0]);
+    let refused = written(&platform, "audit.identity.update_user.denied").await;
+    assert!(refused.len() == 4 && refused.iter().all(|record| record["target"]["id"] == *admin_id), "{refused:?}");
+    ops.call_as(&admin, UPDATE, &json!({ "userId": admin_id, "displayName": "Ann" })).await.json();
+}
+
+/// S10: a token does not find the password out either, over whichever way and instance, and a restart does not help.
+#[tokio::test]
+async fn the_present_password_is_tried_five_times_and_then_each_three_minutes() {
+    let platform = Setup::new().instances("audit", 0).instances("identity", 2).start().await;
+    let ops = platform.user("ops").connect().await;
+    let admin = admin_token(&platform, &ops).await;
+    let (person, id) = create(&ops, &admin, &[]).await;
+    let token = access_token(&ops, &person.email, &person.password).await;
+    let http = platform.http().with_token(&token);
+    let given = password();
+    let change = |current: &str| json!({ "currentPassword": current, "newPassword": given });
+    let wait = async |statement: &'static str| {
+        let done = sqlx::query(statement).bind(&id).execute(&mut platform.superuser().await).await.unwrap();
+        assert_eq!(done.rows_affected(), 1);
+    };
+    let is_soon = |seconds: &str| (1..=240).contains(&seconds.parse::<u32>().unwrap());
+
+    let wrong = change("wrong in every way");
+    let answers = futures::future::join_all((0..12).map(|_| ops.call_as(&token, CHANGE, &wrong))).await;
+    let tried = answers.iter().filter(|answer| answer.error_code == 422).count();
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.error_code != 422).collect();
+    assert_eq!((tried, refused.len()), (5, 7), "{answers:?}");
+    for answer in refused {
+        answer.problem(429, "too_many_attempts");
+        assert!(is_soon(&answer.retry_after), "{answer:?}");
+    }
+
+    // As far as it goes, so that what follows may take its time.
+    wait("UPDATE identity.credentials SET guess_until = now() + interval '15 minutes' WHERE user_id = $1::uuid").await;
+    platform.restart_services().await;
+    for current in ["wrong in every way", &person.password] {
+        ops.call_as(&token, CHANGE, &change(current)).await.problem(429, "too_many_attempts");
+        let refused = http.post("/api/v1/users/me/password", &change(current)).await;
+        refused.problem(429, "too_many_attempts");
+        assert!(is_soon(refused.header("retry-after")), "{refused:?}");
+    }
+    // Whoever has the password signs in as ever.
+    assert!(is_password(&ops, &person.email, &person.password).await);
+
+    // Three minutes later it is tried once more, and then again not.
+    wait("UPDATE identity.credentials SET guess_until = now() + interval '12 minutes' WHERE user_id = $1::uuid").await;
+    let problem = ops.call_as(&token, CHANGE, &wrong).await.problem(422, "validation_failed");
+    assert_eq!(pointers(&problem), [("/currentPassword", "wrong_password")]);
+    let refused = http.post("/api/v1/users/me/password", &change(&person.password)).await;
+    refused.problem(429, "too_many_attempts");
+    let denied = written(&platform, "audit.identity.change_password.denied").await;
+    assert_eq!(denied.len(), 6, "what was tried is on record: {denied:?}");
+
+    // Who knows it, has all tries again, also where the new one is not taken.
+    wait("UPDATE identity.credentials SET guess_until = now() + interval '12 minutes' WHERE user_id = $1::uuid").await;
+    let bad = json!({ "currentPassword": person.password, "newPassword": "short" });
+    for _ in 0..6 {
+        let problem = ops.call_as(&token, CHANGE, &bad).await.problem(422, "validation_failed");
+        assert_eq!(pointers(&problem), [("/newPassword", "password_too_short")]);
+    }
+    assert_eq!(http.post("/api/v1/users/me/password", &change(&person.password)).await.status, 204);
+    assert!(is_password(&ops, &person.email, &given).await);
 }
 
 #[tokio::test]

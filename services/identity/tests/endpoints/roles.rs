@@ -191,7 +191,7 @@ async fn making_users_does_not_give_the_right_to_assign_roles() {
 
 #[tokio::test]
 async fn the_last_administrator_stays_by_whichever_way_they_would_go() {
-    let (_platform, ops, admin, admin_id) = start().await;
+    let (platform, ops, admin, admin_id) = start().await;
     let me = json!({ "userId": admin_id });
     let kept = async || {
         ops.call_as(&admin, REMOVE, &of(&admin_id, "admin")).await.problem(409, "last_administrator");
@@ -225,6 +225,22 @@ async fn the_last_administrator_stays_by_whichever_way_they_would_go() {
         (DELETE, json!({ "userId": member })),
     ] {
         ops.call_as(&token, subject, &request).await.problem(409, "last_administrator");
+    }
+
+    for (operation, times) in [
+        ("remove_role", 3),
+        ("disable_user", 4),
+        ("delete_user", 4),
+        ("remove_group_member", 1),
+        ("remove_group_role", 1),
+        ("delete_group", 1),
+    ] {
+        let recorded: i64 = sqlx::query_scalar("SELECT count(*) FROM identity.outbox WHERE subject = $1")
+            .bind(format!("audit.identity.{operation}.denied"))
+            .fetch_one(&mut platform.superuser().await)
+            .await
+            .unwrap();
+        assert_eq!(recorded, times, "{operation}");
     }
 }
 
