@@ -101,6 +101,19 @@ impl Lifecycle {
         self.track(task)
     }
 
+    /// Runs `task` to its end, as [`Lifecycle::spawn_once`] does. When it panics, the process ends as a failure.
+    pub fn spawn_to_end<F>(&self, name: String, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let life = self.clone();
+        self.track(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                life.fail(format!("{name} panicked"));
+            }
+        });
+    }
+
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     fn track<F>(&self, task: F) -> JoinHandle<F::Output>
     where
@@ -141,6 +154,21 @@ mod tests {
 
         assert!(life.join(Duration::from_secs(5)).await);
         assert_eq!(life.failure(), None);
+    }
+
+    #[tokio::test]
+    async fn task_that_may_end_makes_the_end_a_failure_where_it_panics() {
+        let life = Lifecycle::new();
+        life.spawn_to_end("one queue".to_owned(), async {});
+        let other = life.clone();
+
+        life.spawn_to_end("another queue".to_owned(), async move {
+            other.0.tasks.close();
+            panic!("boom")
+        });
+        life.stopping().await;
+
+        assert_eq!(life.failure(), Some("another queue panicked"));
     }
 
     #[tokio::test(start_paused = true)]

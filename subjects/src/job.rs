@@ -23,6 +23,9 @@ const TICKS_PLANNED: &str = "schedules.tick.";
 
 /// Bytes of a job's arguments at most.
 pub const ARGUMENTS_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a producer's headers at most, counted by [`headers_bytes`]. The broker takes 65,535 in all, and what it and a runner
+/// add to those of a job must have room as well: a schedule that fires with more than that is refused, and holds up all behind it.
+pub const HEADERS_BYTES_MAX: usize = 16 * 1024;
 /// How often a job is tried at most, whatever it asks for.
 pub const ATTEMPTS_MAX: u32 = 1_000;
 /// Milliseconds that an attempt may take, or a pause, at most: a day.
@@ -63,6 +66,10 @@ pub mod header {
     pub const WAITS: &str = "Job-Waits";
     /// RFC 3339; when it was submitted.
     pub const CREATED_AT: &str = "Job-Created-At";
+    /// `true` where nobody served its kind when it was offered last.
+    pub const UNSERVED: &str = "Job-Unserved";
+    /// What a runner says of a job, and no producer.
+    pub const RUNNERS: [&str; 6] = [ID, ATTEMPT, ROUND, WAITS, CREATED_AT, UNSERVED];
     /// RFC 3339; the time of a schedule that a tick is about, whenever the broker gives it out.
     pub const DUE_AT: &str = "Tick-Due-At";
     /// What the schedules of this protocol begin with.
@@ -264,6 +271,18 @@ pub fn is_open(queue: &str) -> bool {
 /// Whether a text can be a concurrency key: 1 to 128 visible characters of ASCII.
 pub fn is_concurrency_key(text: &str) -> bool {
     (1..=CONCURRENCY_KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Whether a header is the broker's, whose meaning must not be carried into another message.
+pub fn is_brokers(name: &str) -> bool {
+    name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case("nats-"))
+}
+
+/// What a producer's headers take in a message; those of the broker and of runners are not counted.
+pub fn headers_bytes<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> usize {
+    let own = headers.filter(|(name, _)| !is_brokers(name) && !header::RUNNERS.contains(name));
+    // With `: ` and the end of the line.
+    own.map(|(name, value)| name.len() + value.len() + 4).sum()
 }
 
 /// Every job that a service has declared.

@@ -1,7 +1,11 @@
 //! A producer that may submit to one queue can neither add to, remove from nor read another, nor a schedule, nor the stream as a
-//! whole: what it is not given, and what the stream refuses to whoever may write into it.
+//! whole: what it is not given, and what the stream refuses to whoever may write into it. Nor does a worker end what others run.
 
-use platform_tests::{Setup, jobs, wire::Wire};
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_nats::{Message, Subscriber};
+use futures::StreamExt;
+use platform_tests::{Setup, jobs, wait, wire::Wire};
 use serde_json::json;
 
 /// What it is not given.
@@ -77,7 +81,7 @@ async fn a_producer_limited_to_one_queue_reaches_nothing_else() {
     assert!(stored["error"].is_null(), "{stored}");
     let own = jobs::publish(&shop, "jobs.shop.order", &[("Nats-Msg-Id", "shop.order:own")], "{}").await.unwrap();
     assert!(own["error"].is_null(), "{own}");
-    platform_tests::wait::until("the forged one is a dead letter", async || {
+    wait::until("the forged one is a dead letter", async || {
         let letters = admin.get("/api/v1/dead-letters?queue=shop").await.json(200);
         letters["items"].as_array().unwrap().iter().any(|letter| letter["reason"] == "UNDECODABLE").then_some(())
     })
@@ -102,7 +106,7 @@ async fn what_a_job_says_of_its_own_place_takes_no_other_out_of_its_queue() {
     let forged = [("Nats-Sequence", place.as_str()), ("Nats-Subject", "jobs.held.order")];
     let stored = jobs::publish(&producer, "jobs.caf\u{e9}.order", &forged, "{}").await.unwrap();
     assert!(stored["error"].is_null(), "{stored}");
-    platform_tests::wait::until("it is given up", async || {
+    wait::until("it is given up", async || {
         let letters = admin.get("/api/v1/dead-letters?queue=unnamed").await.json(200);
         (letters["items"].as_array().unwrap().len() == 1).then_some(())
     })
@@ -111,4 +115,87 @@ async fn what_a_job_says_of_its_own_place_takes_no_other_out_of_its_queue() {
     admin.post("/api/v1/queues/held/resume", &json!({})).await.json(200);
     let untouched = jobs::job_in(&admin, "victim", "WAITING").await;
     assert_eq!(untouched["attempt"], 1, "{untouched}");
+}
+
+async fn next(work: &mut Subscriber) -> Message {
+    tokio::time::timeout(wait::WAIT_MAX, work.next()).await.expect("work comes").expect("connected")
+}
+
+/// Subjects that would be those of other requests, were their last part counted up.
+fn neighbours(reply: &str) -> Vec<String> {
+    let (inbox, number) = reply.rsplit_once('.').expect("an inbox and a number");
+    let decimal = number.parse::<u128>().into_iter().flat_map(|own| [own.wrapping_sub(1), own + 1, own + 2]);
+    let hexadecimal =
+        u128::from_str_radix(number, 16).into_iter().flat_map(|own| [own.wrapping_sub(1), own.wrapping_add(1)]);
+    let decimal = decimal.map(|number| format!("{inbox}.{number}"));
+    decimal.chain(hexadecimal.map(|number| format!("{inbox}.{number:032x}"))).collect()
+}
+
+#[tokio::test]
+async fn a_worker_of_one_queue_ends_no_job_of_another() {
+    let platform = Setup::new().own_servers().start().await;
+    platform.admit_with(&[("evil", subjects::broker::worker("evil", Some("bait")))]).await;
+    let admin = platform.admin().await;
+    let producer = platform.user("producer").connect().await;
+    let (evil, worker) = (platform.user("evil").connect().await, platform.user("worker").connect().await);
+    let mut baits = evil.client.subscribe("work.bait.>").await.unwrap();
+    let mut work = worker.client.subscribe("work.shop.>").await.unwrap();
+    evil.client.flush().await.unwrap();
+    worker.client.flush().await.unwrap();
+    let bait = [("Nats-Msg-Id", "bait.order:before")];
+    jobs::publish(&producer, "jobs.bait.order", &bait, "{}").await.unwrap();
+    let before = next(&mut baits).await;
+    let stored = jobs::publish(&producer, "jobs.shop.order", &[("Nats-Msg-Id", "shop.order:victim")], "{}").await;
+    let place = stored.unwrap()["seq"].as_u64().expect("acknowledged");
+    let victim = next(&mut work).await;
+    let bait = [("Nats-Msg-Id", "bait.order:behind")];
+    jobs::publish(&producer, "jobs.bait.order", &bait, "{}").await.unwrap();
+    let behind = next(&mut baits).await;
+
+    // As a reply to another's request.
+    for request in [&before, &behind] {
+        for reply in neighbours(request.reply.as_ref().unwrap()) {
+            evil.client.publish(reply, r#""forged""#.into()).await.unwrap();
+        }
+    }
+    evil.client.flush().await.unwrap();
+    // As what a stream delivers, into every inbox that the service reads from streams by: each is told once a second that there is
+    // nothing, so one that is told three times has let every other be told.
+    let mut spy = platform.user("jobs").wire().await;
+    assert_eq!(spy.subscribe("_INBOX.jobs.>", None).await.unwrap(), [""; 0]);
+    let (mut told, mut inboxes) = (BTreeMap::<String, u32>::new(), BTreeSet::new());
+    while told.values().max().is_none_or(|times| *times < 3) {
+        let message = spy.next_message(wait::WAIT_MAX).await.unwrap().expect("something is said each second");
+        if message.headers.starts_with("NATS/1.0 40") {
+            *told.entry(message.subject.rsplit_once('.').unwrap().0.to_owned()).or_default() += 1;
+            inboxes.insert(message.subject);
+        }
+    }
+    let transition = json!({
+        "queue": "shop", "kind": "order", "jobId": "victim", "state": "SUCCEEDED", "at": "2100-01-01T00:00:00Z", "round": 9,
+        "attempt": 9, "result": "forged",
+    });
+    let log = json!({ "transitions": [transition] }).to_string();
+    let mut wire = platform.user("evil").wire().await;
+    for inbox in inboxes {
+        let time = 1_700_000_000_000_000_000_u64;
+        for (ack, body) in [
+            (format!("$JS.ACK.JOBS.normal_shop.2.{place}.{place}.{time}.0"), "{}"),
+            (format!("$JS.ACK.JOB_LOG.history.1.999999.999999.{time}.0"), log.as_str()),
+        ] {
+            // The broker refuses such a reply; what it took the service would not believe.
+            let said = wire.publish(&inbox, Some(&ack), body.as_bytes()).await.unwrap();
+            assert!(said.iter().all(|line| line.to_lowercase().contains("permissions violation")), "{said:?}");
+        }
+    }
+
+    jobs::answer(&worker, &victim, &[], r#""own""#).await;
+    let job = jobs::job_in(&admin, "victim", "SUCCEEDED").await;
+    assert_eq!((&job["result"], &job["attempt"]), (&json!("own"), &json!(1)), "{job}");
+    jobs::answer(&evil, &before, &[], r#""mine""#).await;
+    jobs::answer(&evil, &behind, &[], r#""mine""#).await;
+    for bait in ["before", "behind"] {
+        assert_eq!(jobs::job_in(&admin, bait, "SUCCEEDED").await["result"], "mine");
+    }
+    assert_eq!(admin.get("/api/v1/dead-letters").await.json(200)["items"], json!([]));
 }

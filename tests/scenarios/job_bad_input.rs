@@ -130,6 +130,10 @@ async fn a_published_job_that_cannot_be_read_is_given_up_with_the_reason() {
         (counted.to_string() == "14").then_some(())
     })
     .await;
+    // One that is larger than a job may be stays a dead letter.
+    let too_large = letters.iter().find(|letter| letter["error"].as_str().unwrap().contains("262146 bytes")).unwrap();
+    let replay = format!("/api/v1/dead-letters/{}/replay", too_large["id"].as_str().unwrap());
+    admin.post(&replay, &json!({})).await.problem(409, "not_retryable");
 
     // A job that has expired is not run; a subject that means nothing is not acknowledged.
     jobs::publish(&producer, "jobs.diagnostics.echo", &[("Job-Expires-At", "2020-01-01T00:00:00Z")], "{}")
@@ -176,24 +180,83 @@ async fn a_header_that_the_database_cannot_keep_does_not_keep_its_job_from_waiti
 }
 
 #[tokio::test]
-async fn a_job_whose_headers_no_client_can_read_is_given_up_and_does_not_come_for_ever() {
+async fn a_job_with_more_headers_than_a_retry_has_room_for_is_given_up_and_holds_up_no_other() {
     let platform = Setup::new().start().await;
     let admin = platform.admin().await;
     let mut wire = platform.user("producer").wire().await;
 
-    for block in
-        [&b"NATS/1.0\r\nShop: \xff\r\n\r\n"[..], b"NATS/1.0\r\nMy Shop: 1\r\n\r\n", b"NATS/1.0\r\nShop: a\rb\r\n\r\n"]
-    {
-        let said = wire.publish_raw_headers("jobs.diagnostics.echo", "_INBOX.producer.x", block, b"{}").await.unwrap();
-        assert_eq!(said, [""; 0]);
+    // Of the last the broker would take no more, the one before is one whose schedule would be stored and then not fire.
+    for bytes in [17_000, 65_200, 65_500] {
+        let (opening, end) = ("NATS/1.0\r\nShop: ", "\r\n\r\n");
+        let block = format!("{opening}{}{end}", "x".repeat(bytes - opening.len() - end.len()));
+        let inbox = "_INBOX.producer.x";
+        let said =
+            wire.publish_raw_headers("jobs.diagnostics.fail", inbox, block.as_bytes(), br#"{"attempts":2}"#).await;
+        assert_eq!(said.unwrap(), [""; 0]);
+    }
+    let much: &str = &"x".repeat(16_000);
+    let neighbour = [("Nats-Msg-Id", "diagnostics.fail:neighbour"), ("Shop", much), ("Job-Backoff-Base-Ms", "10")];
+    let producer = platform.user("producer").connect().await;
+    jobs::publish(&producer, "jobs.diagnostics.fail", &neighbour, r#"{"attempts":2}"#).await.unwrap();
+
+    let letters = wait::until("all are given up", async || {
+        let letters = admin.get("/api/v1/dead-letters?reason=UNDECODABLE").await.json(200)["items"].clone();
+        (letters.as_array().unwrap().len() == 3).then_some(letters)
+    })
+    .await;
+    for letter in letters.as_array().unwrap() {
+        assert!(letter["error"].as_str().unwrap().contains("16384 at most; its headers are left out"), "{letter}");
+        let shown = admin.get(&format!("/api/v1/dead-letters/{}", letter["id"].as_str().unwrap())).await.json(200);
+        assert_eq!((&shown["args"], &shown["headers"]), (&json!({ "attempts": 2 }), &json!({})));
+    }
+    let job = jobs::job_in(&admin, "neighbour", "SUCCEEDED").await;
+    assert_eq!(job["attempt"], 3, "{job}");
+}
+
+#[tokio::test]
+async fn a_job_that_no_client_can_read_is_given_up_and_does_not_come_for_ever() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let mut wire = platform.user("producer").wire().await;
+    let fine = &b"NATS/1.0\r\nShop: 7\r\n\r\n"[..];
+    let cases = [
+        (&b"jobs.diagnostics.echo"[..], &b"NATS/1.0\r\nShop: \xff\r\n\r\n"[..]),
+        (b"jobs.diagnostics.echo", b"NATS/1.0\r\nMy Shop: 1\r\n\r\n"),
+        (b"jobs.diagnostics.echo", b"NATS/1.0\r\nShop: a\rb\r\n\r\n"),
+        (b"jobs.diagnostics.echo", b"NATS/1.0\r\n Shop: 7\r\n\r\n"),
+        (b"jobs.diagnostics.echo", b"NATS/1.0 503\r\n\r\n"),
+        (b"jobs.diagnostics.a\xffb", b""),
+        (b"jobs.diagnostics.a\x0bb", fine),
+        (b"jobs.diagnostics.a\xc2\xa0b.low", fine),
+        // No consumer has these.
+        (b"jobs.caf\xc3\xa9.order", b"NATS/1.0\r\nMy Shop: 1\r\n\r\n"),
+        (b"jobs.caf\xe9.order", fine),
+    ];
+
+    for (subject, block) in cases {
+        let (headers, total) = (block.len(), block.len() + 2);
+        let mut command = if headers > 0 { b"HPUB ".to_vec() } else { b"PUB ".to_vec() };
+        command.extend_from_slice(subject);
+        command.extend_from_slice(b" _INBOX.producer.x");
+        if headers > 0 {
+            command.extend_from_slice(format!(" {headers}").as_bytes());
+        }
+        command.extend_from_slice(format!(" {total}\r\n").as_bytes());
+        command.extend_from_slice(block);
+        command.extend_from_slice(b"{}\r\n");
+        wire.send(&command).await.unwrap();
+        assert_eq!(wire.settle().await.unwrap(), [""; 0]);
     }
 
     // The service loses its connection over each, and may not answer meanwhile. What it cannot read comes again after 30 s.
     let mut database = platform.superuser().await;
-    wait::within(Duration::from_mins(3), "all are given up", async || {
-        let letters = "SELECT count(*) FROM jobs.dead_letters WHERE queue = 'diagnostics' AND reason = 'UNDECODABLE'";
-        let letters: i64 = sqlx::query_scalar(letters).fetch_one(&mut database).await.unwrap();
-        (letters == 3).then_some(())
+    wait::within(Duration::from_mins(5), "all are given up", async || {
+        let letters = "SELECT queue, kind FROM jobs.dead_letters WHERE reason = 'UNDECODABLE'";
+        let letters: Vec<(String, String)> = sqlx::query_as(letters).fetch_all(&mut database).await.unwrap();
+        let is = |(queue, kind): &(String, String), expected: (&str, &str)| (queue.as_str(), kind.as_str()) == expected;
+        let count = |expected| letters.iter().filter(|letter| is(letter, expected)).count();
+        let all = [("diagnostics", "echo"), ("diagnostics", "unnamed"), ("unnamed", "order")].map(count);
+        (all == [5, 3, 2]).then_some(())
     })
     .await;
     let next = wait::until("the service answers", async || {

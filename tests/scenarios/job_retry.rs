@@ -305,3 +305,42 @@ async fn a_letter_that_was_put_back_by_a_process_that_died_before_it_could_note_
     let more = tokio::time::timeout(std::time::Duration::from_millis(500), kept.work.next()).await;
     assert!(more.is_err(), "it ran once");
 }
+
+#[tokio::test]
+async fn a_job_that_nobody_serves_any_more_says_so_when_it_expires() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let producer = platform.user("producer").connect().await;
+    let worker = platform.user("worker").connect().await;
+    let mut work = worker.client.subscribe("work.shop.served-once").await.unwrap();
+    worker.client.flush().await.unwrap();
+    let expires = (kernel::Clock::system().now() + chrono::TimeDelta::seconds(45)).to_rfc3339();
+    let submit = async |kind: &str| {
+        let (subject, id) = (format!("jobs.shop.{kind}"), format!("shop.{kind}:{kind}"));
+        let headers =
+            [("Nats-Msg-Id", id.as_str()), ("Job-Expires-At", expires.as_str()), ("Job-Backoff-Base-Ms", "1")];
+        jobs::publish(&producer, &subject, &headers, "{}").await.unwrap();
+    };
+
+    // One that is served once and then not, one that never is, and one that asks for more time than it has.
+    submit("served-once").await;
+    let request = tokio::time::timeout(wait::WAIT_MAX, work.next()).await.unwrap().unwrap();
+    work.unsubscribe().await.unwrap();
+    worker.client.flush().await.unwrap();
+    jobs::answer(&worker, &request, &[("Nats-Service-Error-Code", "500"), ("Nats-Service-Error", "no")], "").await;
+    let mut late = worker.client.subscribe("work.shop.late").await.unwrap();
+    worker.client.flush().await.unwrap();
+    submit("late").await;
+    let request = tokio::time::timeout(wait::WAIT_MAX, late.next()).await.unwrap().unwrap();
+    let later = [("Nats-Service-Error-Code", "500"), ("Nats-Service-Error", "no"), ("Job-Retry-After-Ms", "46000")];
+    jobs::answer(&worker, &request, &later, "").await;
+    submit("never").await;
+
+    for (kind, reason, attempt) in
+        [("served-once", "NO_HANDLER", 2), ("late", "EXPIRED", 2), ("never", "NO_HANDLER", 1)]
+    {
+        let job = jobs::job_in_within(&admin, kind, "DEAD_LETTER", std::time::Duration::from_mins(3)).await;
+        let letter = admin.get(&format!("/api/v1/dead-letters/{kind}")).await.json(200);
+        assert_eq!((&letter["reason"], &letter["attempt"]), (&json!(reason), &json!(attempt)), "{letter} {job}");
+    }
+}

@@ -206,6 +206,12 @@ impl Submission {
         Self { run_at: Some(run_at), ..self }
     }
 
+    /// Whether it is no larger than a job may be, as those that were given up can be.
+    pub fn has_room(&self) -> bool {
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        self.arguments.len() <= job::ARGUMENTS_BYTES_MAX && job::headers_bytes(headers) <= job::HEADERS_BYTES_MAX
+    }
+
     /// Whether it waits for its time, as seen at `now`.
     pub(crate) fn is_delayed(&self, now: DateTime<Utc>) -> bool {
         self.run_at.is_some_and(|run_at| run_at > now)
@@ -341,6 +347,8 @@ impl JobBroker {
 
     /// Puts a job back into its queue by hand, at `run_at`, in the next round, with its headers; without an expiry that would be
     /// past by then. Repeated for the same round it is the same schedule.
+    ///
+    /// 409 `not_retryable` where it is larger than a job may be: its schedule might be stored, and then not fire.
     pub async fn put_back(
         &self,
         job: &Submission,
@@ -348,12 +356,17 @@ impl JobBroker {
         created_at: DateTime<Utc>,
         run_at: DateTime<Utc>,
     ) -> Result<Stored> {
+        if !job.has_room() {
+            return Err(Error::conflict(
+                "not_retryable",
+                "A job cannot be run again while it is larger than a job may be.",
+            ));
+        }
         let mut headers = HeaderMap::new();
-        let own = [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT];
         let kept = |name: &str, value: &str| match name {
             // It would be given up again at once.
             header::EXPIRES_AT => DateTime::parse_from_rfc3339(value).is_ok_and(|expires_at| expires_at > run_at),
-            name => !own.contains(&name),
+            name => !header::RUNNERS.contains(&name),
         };
         for (name, value) in job.headers.iter().filter(|(name, value)| kept(name, value)) {
             append(&mut headers, name, value);
@@ -545,54 +558,17 @@ impl JobBroker {
             state.running += info.num_ack_pending;
             state.paused |= info.paused;
             if info.num_pending > 0 {
-                let first = self.first(&job::filter(queue, lane)).await?;
+                let first = self.next_stored(1, &job::filter(queue, lane)).await?.map(|first| first.time);
                 state.oldest = [state.oldest, first].into_iter().flatten().min();
             }
         }
         Ok(Some(state))
     }
 
-    /// When the first message on a subject was stored.
-    async fn first(&self, subject: &str) -> Result<Option<DateTime<Utc>>> {
-        let request = json!({ "seq": 1, "next_by_subj": subject }).to_string();
-        let api = format!("$JS.API.DIRECT.GET.{}", job::STREAM);
-        let deadline = Instant::now() + ACK_WAIT;
-        let answer = self.requester.request(api.into(), None, request.into(), deadline).await.map_err(away)?;
-        let headers = answer.headers.unwrap_or_default();
-        let time = stamped(&headers, "Nats-Time-Stamp").and_then(|time| DateTime::parse_from_rfc3339(time).ok());
-        Ok(time.map(|time| time.to_utc()))
-    }
-
-    /// Gives a job up that no runner can take, since its subject names no queue.
-    pub async fn bury_unnamed(&self, subject: &str, now: DateTime<Utc>) -> Result<()> {
-        let request = json!({ "seq": 1, "next_by_subj": subject }).to_string();
-        let api = format!("$JS.API.DIRECT.GET.{}", job::STREAM);
-        let deadline = Instant::now() + ACK_WAIT;
-        let found = self.requester.request(api.into(), None, request.into(), deadline).await.map_err(away)?;
-        let stored = found.headers.unwrap_or_default();
-        let Some(sequence) = stamped(&stored, "Nats-Sequence").and_then(|place| place.parse::<u64>().ok()) else {
-            return Ok(());
-        };
-        let mut headers = copied(&stored, |name| !super::job::is_brokers(name));
-        for (name, value) in [
-            (header::DEAD_ID, format!("{}-{sequence}", job::STREAM)),
-            (header::REASON, "UNDECODABLE".to_owned()),
-            (header::ERROR, "queue and kind must be 1 to 64 of [A-Za-z0-9_-]".to_owned()),
-            (header::FAILED_AT, rfc3339(now)),
-            (header::CREATED_AT, rfc3339(now)),
-            (header::ORIGINAL_SUBJECT, subject.escape_default().to_string()),
-            (header::MESSAGE_ID, format!("unnamed:{sequence}")),
-        ] {
-            append(&mut headers, name, &value);
-        }
-        self.store("dlq.jobs.unnamed.unnamed".to_owned(), headers, found.payload).await?;
-        self.delete(job::STREAM, sequence).await.map(|_| ())
-    }
-
     /// Has a job run now that waits for its time: the same schedule, due at once. False where it waits no more.
     pub async fn hasten(&self, schedule: &str, place: &Place, id: &Token, now: DateTime<Utc>) -> Result<bool> {
         let Some((stored, body)) = self.read_schedule(schedule).await? else { return Ok(false) };
-        let headers = copied(&stored, |name| !super::job::is_brokers(name) && name != header::ID);
+        let headers = copied(&stored, |name| !job::is_brokers(name) && name != header::ID);
         let place = Place { lane: lane(&stored), ..place.clone() };
         let message_id = format!("{}@{}", place.message_id(id), now.timestamp_micros());
         // In its place, so that it fires once; unless it has fired in just this moment, which repeats an attempt.
@@ -732,7 +708,7 @@ fn line(value: &str) -> String {
 fn found(stream: &'static str, headers: &HeaderMap) -> Result<Found> {
     let place = stamped(headers, "Nats-Sequence").and_then(|place| place.parse::<u64>().ok());
     let sequence = place.ok_or_else(|| unexpected("a message without a place"))?;
-    let own = copied(headers, |name| !super::job::is_brokers(name));
+    let own = copied(headers, |name| !job::is_brokers(name));
     Ok(Found { stream, sequence, envelope: Envelope { lane: lane(headers), headers: pairs(&own).collect() } })
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::broker::append;
 use super::job::{Patience, value};
 use super::run::{Outcome, Run, Work};
-use crate::{Lifecycle, StartError};
+use crate::{Lifecycle, Random, StartError};
 
 /// A worker that says it runs says so every ten seconds; three missed ones mean that it is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -30,29 +30,34 @@ const AWAY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Workers {
     client: Client,
+    random: Random,
     inbox: Arc<str>,
     table: Arc<Mutex<Table>>,
 }
 
-#[derive(Default)]
-struct Table {
-    waiting: HashMap<u64, mpsc::Sender<Message>>,
-    next: u64,
-}
+/// Requests that wait, by a number that nobody can guess: who may answer one may publish to all.
+type Table = HashMap<u128, mpsc::Sender<Message>>;
 
 impl Workers {
     /// Reads replies for the life of the process.
-    pub(super) async fn start(client: &Client, life: &Lifecycle) -> Result<Self, StartError> {
-        let inbox = client.new_inbox();
+    pub(super) async fn start(
+        service: &str,
+        client: &Client,
+        random: &Random,
+        life: &Lifecycle,
+    ) -> Result<Self, StartError> {
+        // Not one of the client's, whose names follow from each other: workers see this one.
+        let inbox = format!("{}.{:032x}", subjects::subject::inbox_prefix(service), number(random));
         let replies = client.subscribe(format!("{inbox}.*")).await;
         let mut replies =
             replies.map_err(|error| StartError::new("the inbox of workers cannot be opened").with_source(error))?;
-        let workers = Self { client: client.clone(), inbox: inbox.into(), table: Arc::default() };
+        let workers =
+            Self { client: client.clone(), random: random.clone(), inbox: inbox.into(), table: Arc::default() };
         let (reading, stop) = (workers.clone(), life.stop_token());
         life.spawn("work-replies", async move {
             while let Some(Some(reply)) = stop.run_until_cancelled(replies.next()).await {
-                let number = reply.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
-                let waiting = number.and_then(|number| reading.lock().waiting.get(&number).cloned());
+                let number = reply.subject.rsplit('.').next().and_then(|number| u128::from_str_radix(number, 16).ok());
+                let waiting = number.and_then(|number| reading.lock().get(&number).cloned());
                 if let Some(waiting) = waiting {
                     // One who floods with progress loses some of it; the last word is waited for by the time-out.
                     let _ = waiting.try_send(reply);
@@ -69,10 +74,8 @@ impl Workers {
 
     fn enter(&self) -> (Waiting<'_>, mpsc::Receiver<Message>) {
         let (sender, replies) = mpsc::channel(REPLIES_MAX);
-        let mut table = self.lock();
-        let number = table.next;
-        table.next += 1;
-        table.waiting.insert(number, sender);
+        let number = number(&self.random);
+        self.lock().insert(number, sender);
         (Waiting { workers: self, number }, replies)
     }
 
@@ -91,12 +94,12 @@ impl std::fmt::Debug for Workers {
 /// A request that waits for replies, until it is dropped.
 struct Waiting<'a> {
     workers: &'a Workers,
-    number: u64,
+    number: u128,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.workers.lock().waiting.remove(&self.number);
+        self.workers.lock().remove(&self.number);
     }
 }
 
@@ -124,7 +127,7 @@ impl Work for Delegate {
 impl Delegate {
     async fn delegate(&self, run: &Run) -> Outcome {
         let (waiting, mut replies) = self.workers.enter();
-        let reply = format!("{}.{}", self.workers.inbox, waiting.number);
+        let reply = format!("{}.{:032x}", self.workers.inbox, waiting.number);
         let mut headers = HeaderMap::new();
         append(&mut headers, header::ID, &run.job.id.to_string());
         append(&mut headers, header::ATTEMPT, &run.job.attempt.to_string());
@@ -158,6 +161,10 @@ impl Delegate {
     }
 }
 
+fn number(random: &Random) -> u128 {
+    u128::from_le_bytes(random.bytes())
+}
+
 fn outcome(reply: &Message, headers: &HeaderMap) -> Outcome {
     if reply.status == Some(StatusCode::NO_RESPONDERS) && reply.payload.is_empty() {
         return Outcome::NoHandler;
@@ -172,9 +179,6 @@ fn outcome(reply: &Message, headers: &HeaderMap) -> Outcome {
             Some(ms) => Outcome::RetryAfter(Duration::from_millis(ms.min(job::DURATION_MS_MAX.into())), said),
             None => Outcome::Failed(said),
         };
-    }
-    if reply.payload.len() > job::ARGUMENTS_BYTES_MAX {
-        return Outcome::Permanent(format!("the result has more than {} bytes", job::ARGUMENTS_BYTES_MAX));
     }
     match result(&reply.payload) {
         Some(result) => Outcome::Done(result),

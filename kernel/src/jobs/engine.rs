@@ -13,7 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use serde::Deserialize;
 use subjects::free::v1::RawJson;
-use subjects::job::{Place, header};
+use subjects::job::{self, Place, header};
 use subjects::jobs::v1::Transition;
 use subjects::jobs::v1::job::State;
 use subjects::subject::Token;
@@ -172,7 +172,7 @@ impl Engine {
 
     /// For having work done by others.
     pub async fn workers(&self) -> Result<Workers, StartError> {
-        Workers::start(self.0.broker.client(), &self.0.life).await
+        Workers::start(self.0.service, self.0.broker.client(), &self.0.random, &self.0.life).await
     }
 
     /// Runs a queue until the handle or the process stops; at most `concurrency` of its jobs at once, and no more often than
@@ -254,6 +254,10 @@ impl Engine {
 
     /// Best effort: one who tells too much is not waited for.
     pub(super) fn tell_progress(&self, job: &Job, progress: String) {
+        if progress.len() > job::ARGUMENTS_BYTES_MAX {
+            tracing::warn!(queue = %job.place.queue, "What a job tells of its progress is too much and not told.");
+            return;
+        }
         let mut transition = transition(job, State::Running, self.now());
         transition.progress = Some(RawJson { text: progress });
         let _ = self.0.journal.try_send(Entry { transition, is_shown: false, settles: None });
@@ -269,8 +273,7 @@ impl Engine {
 
     /// Has a job come again at a time, with its numbers in headers. What a crashed run decided before is decided once.
     pub(super) async fn put_off(&self, job: &Job, attempt: u32, waits: u32, run_at: DateTime<Utc>) -> Result<Stored> {
-        let own = [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT];
-        let mut headers = copied(&job.headers, |name| !own.contains(&name));
+        let mut headers = copied(&job.headers, |name| name == header::UNSERVED || !header::RUNNERS.contains(&name));
         for (name, number) in [(header::ATTEMPT, attempt), (header::ROUND, job.round), (header::WAITS, waits)] {
             append(&mut headers, name, &number.to_string());
         }

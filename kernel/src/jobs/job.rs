@@ -10,7 +10,14 @@ use chrono::{DateTime, Utc};
 use subjects::job::{self, Place, header};
 use subjects::subject::Token;
 
+use super::broker::{append, copied};
 use crate::TraceContext;
+
+/// What the subject of every job begins with.
+const SUBJECTS: &str = "jobs.";
+
+/// Digits of a place in a stream at most.
+const PLACE_DIGITS_MAX: usize = 20;
 
 /// How patient a queue is with its jobs, where they do not say it themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +67,7 @@ pub struct Job {
     pub unique: bool,
     pub(super) backoff_base: Duration,
     pub(super) backoff_max: Duration,
-    /// As they came, without those of the broker.
+    /// As they came, without those of the broker, and without what a producer may not say.
     pub(super) headers: HeaderMap,
 }
 
@@ -68,11 +75,27 @@ impl Job {
     /// Its name in the ledger. One that was made of a place in the stream is a different one when its store was lost, and the
     /// places begin anew.
     pub(super) fn ledger_id(&self) -> String {
-        let made_of_place = format!("{}-", job::STREAM);
-        if self.id.to_string().starts_with(&made_of_place) {
-            return format!("{}@{}", self.id, self.created_at.timestamp_micros());
+        let id = self.id.to_string();
+        let number = id.strip_prefix(job::STREAM).and_then(|rest| rest.strip_prefix('-'));
+        // One that a producer made up may begin so too, and would not leave the ledger room for the time.
+        let is_place =
+            |number: &str| number.len() <= PLACE_DIGITS_MAX && number.bytes().all(|byte| byte.is_ascii_digit());
+        if number.is_some_and(is_place) { format!("{id}@{}", self.created_at.timestamp_micros()) } else { id }
+    }
+
+    /// Whether nobody served its kind when it was offered last.
+    pub(super) fn is_unserved(&self) -> bool {
+        value(&self.headers, header::UNSERVED).is_some()
+    }
+
+    /// Has its next message say whether anybody serves its kind.
+    pub(super) fn note_unserved(&mut self, is_unserved: bool) {
+        if self.is_unserved() != is_unserved {
+            self.headers = copied(&self.headers, |name| name != header::UNSERVED);
+            if is_unserved {
+                append(&mut self.headers, header::UNSERVED, "true");
+            }
         }
-        self.id.to_string()
     }
 
     /// Whether this is not an attempt at what was taken before.
@@ -117,8 +140,12 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    /// `None` for what did not come from this consumer: anybody may publish into an inbox that they know.
+    /// `None` for what did not come from this consumer: workers may publish into every inbox of the jobs service, whatever reply
+    /// they like, but not under the subject of a job.
     pub(super) fn read(message: async_nats::jetstream::Message, consumer: &str) -> Option<Self> {
+        if !message.subject.starts_with(SUBJECTS) {
+            return None;
+        }
         let (delivered, sequence, published) = {
             let info: Info<'_> = message.info().ok()?;
             if info.stream != job::STREAM || info.consumer != consumer {
@@ -151,6 +178,10 @@ impl Delivery {
 
     /// The job, or what is wrong with it.
     pub(super) fn job(&self, place: Place, patience: Patience) -> Result<Job, String> {
+        let headers_bytes = headers_bytes(&self.headers);
+        if headers_bytes > job::HEADERS_BYTES_MAX {
+            return Err(format!("the headers have {headers_bytes} bytes, {} at most", job::HEADERS_BYTES_MAX));
+        }
         let fired = value(&self.headers, header::SCHEDULER).is_some();
         let id = match (fired, value(&self.headers, header::ID), value(&self.headers, header::MESSAGE_ID)) {
             (true, Some(id), _) => {
@@ -206,14 +237,16 @@ impl Delivery {
             unique,
             backoff_base: Duration::from_millis(base_ms.into()),
             backoff_max: Duration::from_millis(patience.backoff_max_ms.into()),
-            headers: self.own_headers(),
+            headers: copied(&self.headers, |name| {
+                !job::is_brokers(name) && (fired || !header::RUNNERS.contains(&name))
+            }),
             place,
         })
     }
 
     /// The headers without those of the broker.
     pub(super) fn own_headers(&self) -> HeaderMap {
-        super::broker::copied(&self.headers, |name| !is_brokers(name))
+        copied(&self.headers, |name| !job::is_brokers(name))
     }
 
     /// A number from 1 to `max`, where the header is there.
@@ -224,9 +257,10 @@ impl Delivery {
     }
 }
 
-/// Whether a header is the broker's, whose meaning must not be carried into another message.
-pub(super) fn is_brokers(name: &str) -> bool {
-    name.len() >= 5 && name[..5].eq_ignore_ascii_case("nats-")
+/// See [`job::headers_bytes`].
+pub(super) fn headers_bytes(headers: &HeaderMap) -> usize {
+    let all = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    job::headers_bytes(all.map(|(name, value)| (name.as_ref(), value.as_str())))
 }
 
 fn fault(header: &str, what: &str) -> String {
@@ -298,6 +332,31 @@ mod tests {
     }
 
     #[test]
+    fn that_nobody_serves_a_kind_is_believed_of_a_schedule_and_forgotten_when_somebody_does() {
+        let mut job = read(&[("Job-Unserved", "true")], "{}").unwrap();
+        assert!(!job.is_unserved());
+        job.note_unserved(true);
+        assert!(job.is_unserved());
+
+        let fired = [("Nats-Scheduler", "schedules.x"), ("Job-Id", "x"), ("Job-Unserved", "true"), ("Shop", "7")];
+        let mut job = read(&fired, "{}").unwrap();
+        assert!(job.is_unserved());
+        job.note_unserved(false);
+        assert!(!job.is_unserved() && job.headers.get("Shop").is_some());
+    }
+
+    #[test]
+    fn headers_have_a_bound_that_those_of_broker_and_runner_do_not_count_for() {
+        let value = |bytes: usize| "x".repeat(bytes);
+        // `Shop: ` and the end of the line.
+        let most = value(job::HEADERS_BYTES_MAX - 8);
+        assert!(read(&[("Shop", &most), ("Nats-Much", &value(40_000)), ("Job-Attempt", &value(9))], "{}").is_ok());
+        for more in [&[("Shop", most.as_str()), ("A", "")][..], &[("Shop", &value(8_192)), ("Shop", &value(8_192))]] {
+            assert!(read(more, "{}").unwrap_err().contains("16384 at most"));
+        }
+    }
+
+    #[test]
     fn a_header_that_is_not_what_it_must_be_is_named() {
         for (name, text) in [
             ("Job-Max-Attempts", "-1"),
@@ -324,6 +383,11 @@ mod tests {
         job.created_at += chrono::TimeDelta::seconds(1);
         assert_ne!(job.ledger_id(), first);
         assert!(first.len() <= 64);
+        // Such an id is a producer's own.
+        for own in ["JOBS-7a".to_owned(), "JOBS-".to_owned(), format!("JOBS-{}", "7".repeat(59))] {
+            let job = read(&[("Nats-Msg-Id", &format!("q.k:{own}"))], "").unwrap();
+            assert_eq!(job.ledger_id(), own);
+        }
 
         let own =
             read(&[("Nats-Msg-Id", "q.k:abc"), ("Job-Unique", "true"), ("Job-Concurrency-Key", "a/1")], "").unwrap();

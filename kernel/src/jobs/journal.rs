@@ -21,15 +21,22 @@ use crate::Ids;
 /// How long a transition waits for others.
 const COLLECT: Duration = Duration::from_millis(3);
 
-/// Transitions of a batch at most, and about as many bytes: a stored message has 1 MiB at most, and one transition two times
-/// 256 KiB.
+/// Transitions of a batch at most. With so many bytes it waits for no more.
 const BATCH_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of a stored message, which may have 1 MiB; more of a batch is stored as another. One transition has less: arguments,
+/// result and progress are three times 256 KiB, and error and headers a few tens of KiB.
+const BODY_BYTES_MAX: usize = 900 * 1024;
+
+/// What a stored message begins and ends with.
+const OPENING: &[u8] = br#"{"transitions":["#;
+const END: &[u8] = b"]}";
 
 /// Batches that are stored at once. Should one overtake the other, ranks have the history show what happened last.
 const STORED_MAX: usize = 4;
 
-/// Entries that are taken without looking at their size: one has two times 256 KiB at most, which is seldom.
+/// Entries that are taken without looking at their size; with large ones a batch may be far larger than it wants to be.
 const AT_ONCE_MAX: usize = 32;
 
 /// Pauses between two tries to store a batch.
@@ -103,7 +110,20 @@ async fn store(
     batch: Vec<Entry>,
     stop: &CancellationToken,
 ) {
-    let (body, settled) = told(broker, batch).await;
+    for (body, settled) in told(broker, batch).await {
+        if !keep(runner, broker, ids, body, stop).await {
+            return;
+        }
+        for (lease, ack) in settled {
+            leases.end(lease);
+            // One that is lost costs a delivery more, of a job that must bear it anyway.
+            let _ = broker.client().publish(ack, Bytes::from_static(b"+ACK")).await;
+        }
+    }
+}
+
+/// Stores one message. False where the process stops before the broker has it.
+async fn keep(runner: &'static str, broker: &JobBroker, ids: &Ids, body: Bytes, stop: &CancellationToken) -> bool {
     let mut headers = HeaderMap::new();
     // The same in each try, so that an unknown outcome stores it once.
     broker::append(&mut headers, header::MESSAGE_ID, &ids.new_id().to_string());
@@ -112,27 +132,49 @@ async fn store(
     while let Err(error) = broker.store(job::log_subject(runner), headers.clone(), body.clone()).await {
         tracing::warn!(%error, "What happened to jobs cannot be stored; they are held.");
         if stop.is_cancelled() {
-            return;
+            return false;
         }
         let _ = stop.run_until_cancelled(sleep(pause)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
-    for (lease, ack) in settled {
-        leases.end(lease);
-        // One that is lost costs a delivery more, of a job that must bear it anyway.
-        let _ = broker.client().publish(ack, Bytes::from_static(b"+ACK")).await;
+    true
+}
+
+/// What is acknowledged when a message is stored.
+type Settled = Vec<(Lease, Subject)>;
+
+/// Messages in the making, each with what is settled by it.
+#[derive(Default)]
+struct Bodies {
+    done: Vec<(Bytes, Settled)>,
+    body: Vec<u8>,
+    settled: Settled,
+}
+
+impl Bodies {
+    /// Adds a transition to the last message, or begins another where it has no room.
+    fn push(&mut self, transition: &[u8]) {
+        if self.body.len() + transition.len() + END.len() >= BODY_BYTES_MAX {
+            self.close();
+        }
+        self.body.extend_from_slice(if self.body.is_empty() { OPENING } else { b"," });
+        self.body.extend_from_slice(transition);
+    }
+
+    fn close(&mut self) {
+        if !self.body.is_empty() {
+            self.body.extend_from_slice(END);
+            self.done.push((std::mem::take(&mut self.body).into(), std::mem::take(&mut self.settled)));
+        }
     }
 }
 
 /// Shows what is new to who watches. Gives what is to be stored, each transition encoded once, and what is settled by that.
-async fn told(broker: &JobBroker, mut batch: Vec<Entry>) -> (Bytes, Vec<(Lease, Subject)>) {
+async fn told(broker: &JobBroker, mut batch: Vec<Entry>) -> Vec<(Bytes, Settled)> {
     let later = superseded(&batch);
-    let mut body = Vec::with_capacity(batch.len() * 400);
-    body.extend_from_slice(br#"{"transitions":["#);
-    let (opening, mut settled) = (body.len(), Vec::with_capacity(batch.len()));
+    let mut bodies = Bodies { body: Vec::with_capacity(batch.len() * 400), ..Bodies::default() };
     for place in 0..batch.len() {
         let is_shown = batch[place].is_shown || !broker.may_show();
-        settled.extend(batch[place].settles.take());
         // How an attempt ended is told by what became of the job; this is for who watches.
         let is_stored = later[place].is_none() && batch[place].transition.state() != State::Failed;
         if is_shown && !is_stored {
@@ -141,18 +183,17 @@ async fn told(broker: &JobBroker, mut batch: Vec<Entry>) -> (Bytes, Vec<(Lease, 
         }
         let encoded = subjects::json::encode(&batch[place].transition);
         if is_stored {
-            if body.len() > opening {
-                body.push(b',');
-            }
-            body.extend_from_slice(&encoded);
+            bodies.push(&encoded);
+            // Only how a run ends settles anything, and nothing stands for that.
+            bodies.settled.extend(batch[place].settles.take());
         }
         if !is_shown {
             broker.show_encoded(&batch[place].transition.job_id, encoded.into()).await;
         }
         carry(&mut batch, place, later[place]);
     }
-    body.extend_from_slice(b"]}");
-    (body.into(), settled)
+    bodies.close();
+    bodies.done
 }
 
 /// Gives what a transition has and the one that stands for it lacks to that one.
@@ -191,6 +232,38 @@ mod tests {
     fn entry(id: &str, attempt: u32, state: State) -> Entry {
         let transition = Transition { job_id: id.to_owned(), attempt, state: state.into(), ..Transition::default() };
         Entry { transition, is_shown: true, settles: None }
+    }
+
+    #[test]
+    fn no_message_is_larger_than_the_broker_takes_and_each_settles_what_it_tells_of() {
+        let leases = Leases::default();
+        let mut bodies = Bodies::default();
+        // The arguments of 32 jobs that were taken at once, and one with all that one may have.
+        let sizes: Vec<usize> = (0..32).map(|number| 40_000 + number).chain([850 * 1024, 10]).collect();
+        for (number, size) in sizes.iter().enumerate() {
+            let transition = Transition {
+                job_id: number.to_string(),
+                error: "x".repeat(*size),
+                state: State::Succeeded.into(),
+                ..Transition::default()
+            };
+            bodies.push(&subjects::json::encode(&transition));
+            bodies.settled.push((leases.hold("_".into()), number.to_string().into()));
+        }
+        bodies.close();
+        bodies.close();
+
+        let mut told = Vec::new();
+        for (body, settled) in bodies.done {
+            assert!(body.len() <= BODY_BYTES_MAX, "{}", body.len());
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let ids: Vec<_> =
+                body["transitions"].as_array().unwrap().iter().map(|told| told["jobId"].clone()).collect();
+            let settled: Vec<_> = settled.iter().map(|(_, ack)| serde_json::json!(ack.as_str())).collect();
+            assert_eq!(ids, settled);
+            told.extend(ids);
+        }
+        assert_eq!(told.len(), sizes.len());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_nats::Subject;
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
@@ -28,7 +28,7 @@ use tracing::{Instrument as _, Span};
 
 use super::broker::{append, copied, pairs, rfc3339};
 use super::engine::{Engine, transition};
-use super::job::{Delivery, Job};
+use super::job::{Delivery, Job, headers_bytes};
 use super::keys::Asked;
 use super::leases::Lease;
 use super::pull::Pull;
@@ -122,8 +122,9 @@ pub(super) fn start(
         interrupt: CancellationToken::new(),
         engine: engine.clone(),
     };
-    // Waited for at the end, and free to end before it: a queue may be stopped by itself.
-    let _task = engine.life().spawn_once(async move { runner.run().await });
+    // Waited for at the end, and free to end before it: a queue may be stopped by itself. One that broke would hold for ever what
+    // it has taken.
+    engine.life().spawn_to_end(format!("the runner of the queue {queue}"), runner.run());
     QueueHandle { stop }
 }
 
@@ -337,8 +338,7 @@ impl Runner {
     async fn handle_job(&self, held: Held, job: Job) {
         let now = self.engine.now();
         if job.expires_at.is_some_and(|expires_at| expires_at <= now) {
-            let waited = job.waits > 0 && job.attempt == 1 && job.concurrency_key.is_none();
-            let (reason, error) = if waited {
+            let (reason, error) = if job.is_unserved() {
                 (Reason::NoHandler, "Nobody served its kind before it expired.")
             } else {
                 (Reason::Expired, "It was not begun before it expired.")
@@ -448,9 +448,15 @@ impl Runner {
         running.started_at = Some(started_at.into());
         let is_shown = self.engine.broker().show(&running).await;
         let run = Run { job: job.clone(), cx, engine: self.engine.clone(), cancelled: begun.token.clone() };
-        let work = timeout(job.timeout, AssertUnwindSafe(self.work.run(&run)).catch_unwind()).instrument(span);
-        let mut work = std::pin::pin!(work);
-        let mut told = std::pin::pin!(sleep_until(Instant::now() + TOLD_AFTER));
+        // What makes the future may panic as well as what it does.
+        let work = AssertUnwindSafe(async { self.work.run(&run).await }).catch_unwind();
+        let mut work = std::pin::pin!(timeout(job.timeout, work).instrument(span));
+        let tell_at = Instant::now() + TOLD_AFTER;
+        // Beside the work: it goes on, and ends in time, while the history takes nothing.
+        let mut telling = std::pin::pin!(async {
+            sleep_until(tell_at).await;
+            self.engine.note(Transition { args: arguments(job), ..running.clone() }, is_shown).await;
+        });
         let mut is_told = false;
         loop {
             tokio::select! {
@@ -463,17 +469,16 @@ impl Runner {
                 () = begun.token.cancelled() => return Outcome::Cancelled,
                 () = self.interrupt.cancelled() => return Outcome::Interrupted,
                 () = lost_key(lost) => return Outcome::Interrupted,
-                () = &mut told, if !is_told => {
-                    is_told = true;
-                    self.engine.note(Transition { args: arguments(job), ..running.clone() }, is_shown).await;
-                }
+                () = &mut telling, if !is_told => is_told = true,
             }
         }
     }
 
     /// What becomes of a job whose attempt ended so.
-    async fn decide(&self, held: &Held, job: Job, outcome: Outcome, started_at: DateTime<Utc>) {
+    async fn decide(&self, held: &Held, mut job: Job, outcome: Outcome, started_at: DateTime<Utc>) {
+        let outcome = outcome.bounded();
         let last = job.attempt >= job.attempts_max;
+        job.note_unserved(outcome == Outcome::NoHandler);
         if outcome.state() == State::Failed {
             let mut failed = transition(&job, State::Failed, self.engine.now());
             failed.error = failure(&outcome);
@@ -585,8 +590,13 @@ impl Runner {
 
     /// Gives a job up: its letter is stored first, body and headers as they were.
     async fn bury(&self, held: &Held, job: &Job, reason: Reason, error: &str, started: Option<DateTime<Utc>>) {
-        let (error, now) = (shortened(error), self.engine.now());
+        let (mut error, now) = (shortened(error), self.engine.now());
         let mut headers = copied(&held.delivery.own_headers(), |name| !is_told_by_letter(name));
+        if headers_bytes(&headers) > job::HEADERS_BYTES_MAX {
+            // The broker would not take the letter.
+            headers = HeaderMap::new();
+            error.push_str("; its headers are left out");
+        }
         let subject = held.delivery.subject.as_str();
         for (name, value) in [
             (header::DEAD_ID, job.id.to_string()),
@@ -679,8 +689,7 @@ fn try_next(
 
 /// Headers that a letter has anew, and those of no meaning for what is put back.
 fn is_told_by_letter(name: &str) -> bool {
-    name.starts_with(header::DEAD_PREFIX)
-        || [header::ID, header::ATTEMPT, header::ROUND, header::WAITS, header::CREATED_AT].contains(&name)
+    name.starts_with(header::DEAD_PREFIX) || header::RUNNERS.contains(&name)
 }
 
 fn priority(lane: Lane) -> Priority {

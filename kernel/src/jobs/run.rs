@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use subjects::JobArguments;
+use subjects::job;
 use subjects::jobs::v1::job::State;
 use tokio_util::sync::CancellationToken;
 
@@ -93,6 +94,16 @@ impl From<Error> for Outcome {
 }
 
 impl Outcome {
+    /// The same, where what is told of it has room in the history.
+    pub(super) fn bounded(self) -> Self {
+        match self {
+            Self::Done(result) if result.len() > job::ARGUMENTS_BYTES_MAX => {
+                Self::Permanent(format!("the result has more than {} bytes", job::ARGUMENTS_BYTES_MAX))
+            }
+            outcome => outcome,
+        }
+    }
+
     /// The word of the log for how a run ended, before it is known what becomes of the job.
     pub(super) fn state(&self) -> State {
         match self {

@@ -14,6 +14,9 @@ use crate::{Error, Result, TraceContext};
 /// Bytes of an id at most; a longer one, which is none of ours, does not count as an id.
 const ID_BYTES_MAX: usize = 256;
 
+/// Where replies go.
+const INBOXES: &str = "_INBOX.";
+
 /// A message of a stream. Shows itself without headers and body, which may be personal.
 #[derive(Clone)]
 pub struct Message {
@@ -30,8 +33,12 @@ pub struct Message {
 }
 
 impl Message {
-    /// `None` for what did not come from this consumer: anybody may publish into an inbox that they know.
+    /// `None` for what did not come from this consumer: anybody may publish into an inbox that they may reach, whatever reply they
+    /// like, but under no other subject than the inbox's.
     pub(super) fn read(message: jetstream::Message, stream: &str, durable: &str) -> Option<Self> {
+        if message.subject.starts_with(INBOXES) {
+            return None;
+        }
         let info = message.info().ok().filter(|info| info.stream == stream && info.consumer == durable)?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let delivered = u64::try_from(info.delivered).ok()?;

@@ -40,16 +40,7 @@ pub(super) async fn put_back_letter(
     now: DateTime<Utc>,
     run_at: DateTime<Utc>,
 ) -> Result<Option<Job>> {
-    let token =
-        |text: &str| Token::parse(text).ok_or(JobsError::NotRetryable("without a name that a subject can have"));
-    let place = Place { queue: token(&letter.queue)?, kind: token(&letter.kind)?, lane: letter.lane };
-    let submission = Submission {
-        place,
-        id: token(&letter.id)?,
-        arguments: letter.body.clone(),
-        run_at: None,
-        headers: letter.headers.clone(),
-    };
+    let submission = submission(letter)?;
     let round = letter.round + 1;
     let args = std::str::from_utf8(&letter.body).ok().filter(|text| subjects::json::check_any(text.as_bytes()).is_ok());
     let row = NewJob {
@@ -65,4 +56,14 @@ pub(super) async fn put_back_letter(
     jobs.engine.broker().put_back(&submission, round, letter.created_at, run_at).await?;
     jobs.queues.notify_one();
     Ok(Some(job))
+}
+
+/// The job that it was, where it can be one again.
+pub(super) fn submission(letter: &DeadLetter) -> Result<Submission, JobsError> {
+    let token =
+        |text: &str| Token::parse(text).ok_or(JobsError::NotRetryable("without a name that a subject can have"));
+    let place = Place { queue: token(&letter.queue)?, kind: token(&letter.kind)?, lane: letter.lane };
+    let (arguments, headers) = (letter.body.clone(), letter.headers.clone());
+    let submission = Submission { place, id: token(&letter.id)?, arguments, run_at: None, headers };
+    if submission.has_room() { Ok(submission) } else { Err(JobsError::NotRetryable("larger than a job may be")) }
 }

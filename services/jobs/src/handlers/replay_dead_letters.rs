@@ -4,9 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use kernel::{Context, FieldError, Result};
 use serde_json::json;
 use subjects::jobs::v1::{ReplayDeadLettersReply, ReplayDeadLettersRequest};
-use subjects::subject::Token;
 
-use super::replay_dead_letter::put_back_letter;
+use super::replay_dead_letter::{put_back_letter, submission};
 use super::wire::{given, record};
 use crate::Jobs;
 use crate::error::JobsError;
@@ -43,13 +42,11 @@ pub(crate) async fn replay_dead_letters(
     let mut run_at = now;
     let mut replayed = 0;
     for letter in &letters {
-        // What has no name that a subject can have stays, to be read and purged.
-        if [&letter.queue, &letter.kind, &letter.id].into_iter().all(|text| Token::parse(text).is_some()) {
-            // One that a call put back which came to no end is noted, and does not go twice.
-            if put_back_letter(jobs, &mut tx, letter, now, run_at).await?.is_some() {
-                run_at += pause;
-                replayed += 1;
-            }
+        // What has no name that a subject can have, or is too large for a job, stays, to be read and purged. One that a call put
+        // back which came to no end is noted, and does not go twice.
+        if submission(letter).is_ok() && put_back_letter(jobs, &mut tx, letter, now, run_at).await?.is_some() {
+            run_at += pause;
+            replayed += 1;
         }
     }
     let remaining = u32::try_from(storage::count_letters(&mut tx, &filter).await?).unwrap_or(u32::MAX);
