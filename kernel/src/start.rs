@@ -38,6 +38,9 @@ const DATABASE_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How often the ledger of jobs forgets what is old.
 const LEDGER_INTERVAL: Duration = Duration::from_hours(1);
 
+/// The pause before it goes on with that.
+const LEDGER_PAUSE: Duration = Duration::from_millis(200);
+
 /// How long the last replies may take to leave, and infrastructure to end.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -358,10 +361,8 @@ fn keep_queues(queues: Vec<QueueHandle>, engine: Engine, life: &Lifecycle) {
     life.spawn("queues", async move {
         let queues = queues;
         loop {
-            if let Err(error) = engine.forget().await {
-                tracing::debug!(?error, "The ledger cannot be cleared just now.");
-            }
-            if stop.run_until_cancelled(sleep(LEDGER_INTERVAL)).await.is_none() {
+            let pause = if engine.forget().await { LEDGER_PAUSE } else { LEDGER_INTERVAL };
+            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 break;
             }
         }

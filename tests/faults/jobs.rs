@@ -260,7 +260,7 @@ async fn a_job_that_takes_its_process_down_each_time_is_given_up_and_its_neighbo
     let ops = platform.user("ops").connect().await;
     let mut watch = Watch::open(&ops).await;
     // The broker's patience in place of 30 s; the runner tells it every 10 s that it holds a job.
-    patience(&platform, Duration::from_secs(12)).await;
+    patience(&platform, "normal_diagnostics", Duration::from_secs(12)).await;
     let sleep = |ms: u32, attempts: u32| json!({ "queue": "diagnostics", "kind": "sleep", "args": { "ms": ms }, "maxAttempts": attempts });
     let killer = jobs::submit(&admin, &sleep(60_000, 2)).await;
     let neighbour = jobs::submit(&admin, &sleep(2_000, 2)).await;
@@ -279,6 +279,43 @@ async fn a_job_that_takes_its_process_down_each_time_is_given_up_and_its_neighbo
     .await;
     assert_eq!(letter["reason"], "CRASH_LOOP");
     jobs::job_in_within(&admin, &neighbour, "SUCCEEDED", END_MAX).await;
+}
+
+#[tokio::test]
+async fn a_kill_takes_the_only_attempt_of_what_ran_and_of_nothing_else() {
+    let platform = Setup::new().own_servers().start().await;
+    let admin = platform.admin().await;
+    let mut database = platform.superuser().await;
+    for consumer in ["normal_diagnostics", "low_diagnostics"] {
+        patience(&platform, consumer, Duration::from_secs(12)).await;
+    }
+    // As many as run at once, and behind them one of another priority, which is taken all the same.
+    let sleep = json!({ "queue": "diagnostics", "kind": "sleep", "args": { "ms": 60_000 }, "maxAttempts": 1 });
+    let busy: Vec<Value> = (0..100).map(|_| sleep.clone()).collect();
+    let busy = admin.post("/api/v1/jobs/batch", &json!({ "jobs": busy })).await.json(202);
+    wait::until("it is noted that they run", async || {
+        let noted: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM jobs.job_ledger").fetch_one(&mut database).await.unwrap();
+        (noted >= 100).then_some(())
+    })
+    .await;
+    let echo = json!({ "queue": "diagnostics", "kind": "echo", "priority": "LOW", "maxAttempts": 1 });
+    let echo = jobs::submit(&admin, &echo).await;
+    wait::until("it is taken", async || {
+        let queue = admin.get("/api/v1/queues/diagnostics").await.json(200);
+        (queue["running"] == 101).then_some(())
+    })
+    .await;
+
+    kill(&platform, "jobs").await;
+
+    let job = jobs::job_in_within(&admin, &echo, "SUCCEEDED", END_MAX).await;
+    assert_eq!((&job["attempt"], &job["errors"]), (&json!(1), &json!([])), "{job}");
+    for result in busy["results"].as_array().unwrap() {
+        let id = result["jobId"].as_str().unwrap();
+        let job = jobs::job_in_within(&admin, id, "DEAD_LETTER", END_MAX).await;
+        assert_eq!(job["attempt"], 1);
+    }
 }
 
 #[tokio::test]
@@ -357,14 +394,13 @@ async fn kill(platform: &Platform, name: &str) {
     process.ready(wait::WAIT_MAX).await.unwrap();
 }
 
-async fn patience(platform: &Platform, ack_wait: Duration) {
+async fn patience(platform: &Platform, consumer: &str, ack_wait: Duration) {
     let provision = platform.user(subjects::broker::PROVISION).connect().await.client;
-    let info = |subject: &'static str| provision.request(subject, "".into());
-    let answer = info("$JS.API.CONSUMER.INFO.JOBS.normal_diagnostics").await.unwrap();
+    let answer = provision.request(format!("$JS.API.CONSUMER.INFO.JOBS.{consumer}"), "".into()).await.unwrap();
     let mut config = serde_json::from_slice::<Value>(&answer.payload).unwrap()["config"].take();
     config["ack_wait"] = json!(u64::try_from(ack_wait.as_nanos()).unwrap());
     let request = json!({ "stream_name": "JOBS", "config": config, "action": "update" });
-    let subject = "$JS.API.CONSUMER.CREATE.JOBS.normal_diagnostics";
+    let subject = format!("$JS.API.CONSUMER.CREATE.JOBS.{consumer}");
     let answer = provision.request(subject, request.to_string().into()).await.unwrap();
     let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
     assert!(answer["error"].is_null(), "{answer}");

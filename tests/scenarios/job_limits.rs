@@ -8,6 +8,7 @@ use async_nats::{Message, Subscriber};
 use futures::StreamExt;
 use platform_tests::{Platform, Setup, broker::Broker, http::Http, jobs, wait};
 use serde_json::{Value, json};
+use sqlx::Connection;
 
 /// Work that comes to a worker, answered when the test says so.
 struct Bench {
@@ -138,6 +139,40 @@ async fn a_queues_concurrency_is_one_for_all_priorities_and_comes_back_from_runn
     }
     for id in &ids {
         jobs::job_in(&admin, id, "SUCCEEDED").await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_runner_took_goes_back_when_its_time_is_over_though_it_cannot_ask() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    admin.put("/api/v1/queues/strict", &json!({ "concurrency": 2 })).await.json(200);
+    let mut bench = Bench::open(&platform, "work.strict.call").await;
+    let mut ids = submit_many(&admin, "strict", 2).await;
+    let running = [bench.next().await, bench.next().await];
+    for _ in 0..2 {
+        let job = json!({ "queue": "strict", "kind": "call", "priority": "LOW" });
+        ids.push(jobs::submit(&admin, &job).await);
+    }
+    let is_held = async |number: u64| (queue(&admin, "strict").await["running"].as_u64()? == number).then_some(());
+    wait::until("all are taken", async || is_held(4).await).await;
+
+    let mut database = platform.superuser().await;
+    let mut tx = database.begin().await.unwrap();
+    sqlx::query("LOCK TABLE jobs.job_slots IN ACCESS EXCLUSIVE MODE").execute(&mut *tx).await.unwrap();
+    wait::until("those that have not begun are given back", async || is_held(2).await).await;
+    tx.rollback().await.unwrap();
+
+    for work in &running {
+        bench.done(work).await;
+    }
+    for _ in 0..2 {
+        let work = bench.next().await;
+        bench.done(&work).await;
+    }
+    for id in &ids {
+        let job = jobs::job_in(&admin, id, "SUCCEEDED").await;
+        assert_eq!((&job["attempt"], &job["errors"]), (&json!(1), &json!([])), "{job}");
     }
 }
 
@@ -354,6 +389,56 @@ async fn an_id_that_asks_for_it_stays_unique_when_the_broker_has_forgotten_it() 
         letter["error"].as_str().unwrap().contains("Job-Unique").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_unique_job_that_was_lost_with_the_end_of_the_stream_is_run_when_it_is_sent_again() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let producer = platform.user("producer").connect().await;
+    let mut database = platform.superuser().await;
+    let runs = Bench::open(&platform, "work.once.call").await.count();
+    // Noted behind the end that the stream has now, one that ended and one that did not.
+    let noted = "INSERT INTO jobs.job_ids (queue, kind, job_id, published_at, sequence, ended_at) \
+                 VALUES ('once', 'call', 'ended', clock_timestamp(), 1000000, clock_timestamp()), \
+                        ('once', 'call', 'open', clock_timestamp(), 1000001, NULL)";
+    sqlx::query(noted).execute(&mut database).await.unwrap();
+
+    for id in ["once.call:ended", "once.call:open"] {
+        let headers = [("Nats-Msg-Id", id), ("Job-Unique", "true")];
+        jobs::publish(&producer, "jobs.once.call", &headers, "{}").await.unwrap();
+    }
+
+    jobs::job_in(&admin, "open", "SUCCEEDED").await;
+    wait::until("the other is told apart", async || {
+        (platform.metric("jobs", "outcome=\"duplicate\"").await >= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!((runs.borrow().get("open"), runs.borrow().get("ended")), (Some(&1), None));
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_its_key_expires_while_the_key_is_taken() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let mut bench = Bench::open(&platform, "work.keyed.call").await;
+    let mut call = json!({ "queue": "keyed", "kind": "call", "concurrencyKey": "one" });
+    let first = jobs::submit(&admin, &call).await;
+    let work = bench.next().await;
+    let last = jobs::submit(&admin, &call).await;
+    call["expiresAt"] = json!(subjects::Timestamp::from(chrono::Utc::now() + chrono::TimeDelta::seconds(20)));
+
+    let expiring = jobs::submit(&admin, &call).await;
+    jobs::job_in(&admin, &expiring, "WAITING").await;
+
+    jobs::job_in(&admin, &expiring, "DEAD_LETTER").await;
+    jobs::job_in(&admin, &last, "WAITING").await;
+    bench.done(&work).await;
+    let work = bench.next().await;
+    bench.done(&work).await;
+    for id in [first, last] {
+        jobs::job_in(&admin, &id, "SUCCEEDED").await;
+    }
 }
 
 #[tokio::test]

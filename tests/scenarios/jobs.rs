@@ -13,6 +13,7 @@ use platform_tests::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Connection;
 
 /// Serves kinds of a queue in the background: `answer` says with which headers and body.
 fn serve(
@@ -73,6 +74,14 @@ async fn a_job_published_by_anybody_is_done_by_a_worker_in_any_language() {
     })
     .await;
     assert_eq!(job["state"], "RUNNING");
+    jobs::answer(&worker, &request, &[("Job-Status", "running"), ("Job-Progress", r#"{"percent":75}"#)], "").await;
+    let job = wait::until("what the worker said last", async || {
+        let job = admin.get("/api/v1/jobs/a-1").await.json(200);
+        (job["progress"]["percent"] == 75).then_some(job)
+    })
+    .await;
+    assert_eq!(job["state"], "RUNNING");
+    assert!(job["args"]["price"].is_number() && job["startedAt"].is_string(), "{job}");
     jobs::answer(&worker, &request, &[], r#"{"paid":true}"#).await;
     let job = jobs::job_in(&admin, "a-1", "SUCCEEDED").await;
     assert_eq!(
@@ -330,6 +339,147 @@ async fn a_stop_gives_unfinished_jobs_back_without_spending_an_attempt() {
 
     let job = jobs::job_in(&admin, &id, "SUCCEEDED").await;
     assert_eq!((&job["attempt"], &job["errors"]), (&json!(1), &json!([])));
+}
+
+#[tokio::test]
+async fn what_was_taken_and_had_not_begun_when_its_runner_stopped_keeps_its_only_attempt() {
+    let platform = Setup::new().set("drain_timeout_ms", "3000").start().await;
+    let admin = platform.admin().await;
+    // As many as run at once, and behind them some of another priority, which are taken all the same.
+    let sleep = json!({ "queue": "diagnostics", "kind": "sleep", "args": { "ms": 20_000 }, "maxAttempts": 1 });
+    let busy: Vec<Value> = (0..100).map(|_| sleep.clone()).collect();
+    admin.post("/api/v1/jobs/batch", &json!({ "jobs": busy })).await.json(202);
+    wait::until("they run", async || (queue(&admin, "diagnostics").await["running"] == 100).then_some(())).await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let echo = json!({ "queue": "diagnostics", "kind": "echo", "priority": "LOW", "maxAttempts": 1 });
+        waiting.push(jobs::submit(&admin, &echo).await);
+    }
+    wait::until("all are taken", async || {
+        let queue = queue(&admin, "diagnostics").await;
+        (queue["running"].as_u64()? > 100 && queue["pending"] == 0).then_some(())
+    })
+    .await;
+
+    let jobs_service = platform.process("jobs", 1);
+    jobs_service.stop().await.unwrap();
+    jobs_service.start().await.unwrap();
+    jobs_service.ready(wait::WAIT_MAX).await.unwrap();
+
+    for id in waiting {
+        let job = jobs::job_in(&admin, &id, "SUCCEEDED").await;
+        assert_eq!((&job["attempt"], &job["errors"]), (&json!(1), &json!([])), "{job}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_held_while_the_ledger_cannot_be_asked_and_spends_no_attempt() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let producer = platform.user("producer").connect().await;
+    let mut database = platform.superuser().await;
+    let mut tx = database.begin().await.unwrap();
+    sqlx::query("LOCK TABLE jobs.job_ids IN ACCESS EXCLUSIVE MODE").execute(&mut *tx).await.unwrap();
+    let headers = [("Nats-Msg-Id", "diagnostics.echo:held"), ("Job-Unique", "true"), ("Job-Max-Attempts", "1")];
+
+    jobs::publish(&producer, "jobs.diagnostics.echo", &headers, "{}").await.unwrap();
+    wait::until("the ledger was asked in vain", async || {
+        platform.logs().contains("The ledger cannot be asked").then_some(())
+    })
+    .await;
+    tx.rollback().await.unwrap();
+
+    let job = jobs::job_in(&admin, "held", "SUCCEEDED").await;
+    assert_eq!((&job["attempt"], &job["errors"]), (&json!(1), &json!([])), "{job}");
+}
+
+#[tokio::test]
+async fn a_job_of_a_new_store_has_nothing_of_the_one_that_had_its_id() {
+    let platform = Setup::new().start().await;
+    let admin = platform.admin().await;
+    let producer = platform.user("producer").connect().await;
+    let (worker, mut work) = worker(&platform, "work.anew.call").await;
+    let mut database = platform.superuser().await;
+    // What the history has of the former store, whichever place the job gets.
+    for statement in [
+        "INSERT INTO jobs.jobs (queue, kind, id, state, rank, round, attempt, max_attempts, args, progress, created_at, \
+         finished_at, cancel_requested) SELECT 'anew', 'call', 'JOBS-' || place, 'CANCELLED', 9000000, 0, 5, 5, '\"former\"', \
+         '1', now() - interval '1 day', now(), true FROM generate_series(1, 500) AS place",
+        "INSERT INTO jobs.errors (queue, kind, id, round, attempt, at, message) \
+         SELECT queue, kind, id, 0, 1, now(), 'former' FROM jobs.jobs WHERE queue = 'anew'",
+    ] {
+        sqlx::query(statement).execute(&mut database).await.unwrap();
+    }
+
+    let stored = jobs::publish(&producer, "jobs.anew.call", &[], r#""new""#).await.unwrap();
+    let id = format!("JOBS-{}", stored["seq"]);
+    let request = next(&mut work).await;
+    let job = jobs::job_in(&admin, &id, "RUNNING").await;
+    assert_eq!((&job["args"], &job["errors"], &job["attempt"]), (&json!("new"), &json!([]), &json!(1)), "{job}");
+    assert!(job.get("progress").is_none() && job.get("finishedAt").is_none(), "{job}");
+    assert_ne!(job["cancelRequested"], true, "{job}");
+    jobs::answer(&worker, &request, &[], "").await;
+
+    jobs::job_in(&admin, &id, "SUCCEEDED").await;
+}
+
+#[tokio::test]
+async fn there_are_no_more_queues_than_may_be() {
+    let platform = Setup::new().set("jobs.queues_max", "2").start().await;
+    let admin = platform.admin().await;
+    let producer = platform.user("producer").connect().await;
+    let call = |queue: &str| json!({ "queue": queue, "kind": "call" });
+
+    admin.put("/api/v1/queues/first", &json!({})).await.json(200);
+    jobs::submit(&admin, &call("second")).await;
+    jobs::submit(&admin, &call("first")).await;
+
+    admin.post("/api/v1/jobs", &call("third")).await.problem(409, "too_many_queues");
+    let batch = json!({ "jobs": [call("first"), call("third")] });
+    admin.post("/api/v1/jobs/batch", &batch).await.problem(409, "too_many_queues");
+    admin.put("/api/v1/queues/third", &json!({})).await.problem(409, "too_many_queues");
+    let schedule = json!({ "name": "n", "cron": "0 0 1 1 *", "queue": "third", "kind": "call" });
+    admin.post("/api/v1/schedules", &schedule).await.problem(409, "too_many_queues");
+    jobs::publish(&producer, "jobs.third.call", &[], "{}").await.unwrap();
+    wait::until("it is told", async || {
+        (platform.metric("jobs", "trunkline_jobs_queues_refused").await >= 1.0).then_some(())
+    })
+    .await;
+
+    assert_eq!(queue(&admin, "third").await, Value::Null);
+    let echo = jobs::submit(&admin, &json!({ "queue": "diagnostics", "kind": "echo" })).await;
+    jobs::job_in(&admin, &echo, "SUCCEEDED").await;
+    admin.put("/api/v1/queues/second", &json!({ "concurrency": 3 })).await.json(200);
+}
+
+#[tokio::test]
+async fn what_is_old_is_forgotten_however_much_there_is() {
+    let platform = Setup::new().start().await;
+    let mut database = platform.superuser().await;
+    for statement in [
+        "INSERT INTO jobs.jobs (queue, kind, id, state, rank, round, attempt, max_attempts, created_at, finished_at) \
+         SELECT 'old', 'call', place::text, 'SUCCEEDED', 1, 0, 1, 1, now() - interval '9 days', now() - interval '8 days' \
+         FROM generate_series(1, 40000) AS place",
+        "INSERT INTO jobs.job_ids (queue, kind, job_id, published_at, sequence, noted_at) \
+         SELECT 'old', 'call', place::text, now(), place, now() - interval '31 days' FROM generate_series(1, 12000) AS place",
+        "INSERT INTO jobs.job_waiting (queue, key, kind, job_id, created_at, lane, round, attempt, waits, headers, body, dispatched_at) \
+         SELECT 'old', 'key', 'call', place::text, now(), 'normal', 0, 1, 1, '[]', '', now() - interval '31 days' \
+         FROM generate_series(1, 12000) AS place",
+    ] {
+        sqlx::query(statement).execute(&mut database).await.unwrap();
+    }
+
+    // The ledger is cleared each hour, and at the start.
+    platform.process("jobs", 1).kill().await.unwrap();
+    platform.process("jobs", 1).start().await.unwrap();
+
+    wait::until("nothing is left", async || {
+        let left = "SELECT (SELECT count(*) FROM jobs.jobs WHERE queue = 'old') + (SELECT count(*) FROM jobs.job_ids) \
+                    + (SELECT count(*) FROM jobs.job_waiting)";
+        let left: i64 = sqlx::query_scalar(left).fetch_one(&mut database).await.unwrap();
+        (left == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

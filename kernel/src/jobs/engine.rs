@@ -39,6 +39,9 @@ const ENTRIES_MAX: usize = 4_096;
 /// How long the ledger keeps what it knows.
 const LEDGER_KEPT: TimeDelta = TimeDelta::days(30);
 
+/// Rows of a table that are forgotten at once.
+const FORGOTTEN_MAX: i64 = 5_000;
+
 /// Runs queues in one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
@@ -293,20 +296,28 @@ impl Engine {
         Begun { engine: self.clone(), id, place: job.place.clone(), token }
     }
 
-    /// Deletes what the ledger need not know any more; a few rows a call.
-    pub(crate) async fn forget(&self) -> Result<()> {
-        if let Some(database) = self.database() {
-            let before = self.now() - LEDGER_KEPT;
-            for statement in [
-                "DELETE FROM job_ledger WHERE begun_at < $1",
-                "DELETE FROM job_ids WHERE noted_at < $1",
-                "DELETE FROM job_keys WHERE expires_at < $1",
-                "DELETE FROM job_waiting WHERE dispatched_at < $1",
-            ] {
-                sqlx::query(statement).bind(before).execute(database.pool()).await?;
+    /// Deletes what the ledger need not know any more, some rows of each table, whatever becomes of the others. True where there
+    /// may be more.
+    pub(crate) async fn forget(&self) -> bool {
+        let Some(database) = self.database() else { return false };
+        let before = self.now() - LEDGER_KEPT;
+        let mut is_more = false;
+        for (table, time) in [
+            ("job_ledger", "begun_at"),
+            ("job_ids", "noted_at"),
+            ("job_keys", "expires_at"),
+            ("job_waiting", "dispatched_at"),
+        ] {
+            let forgotten = sqlx::query(sqlx::AssertSqlSafe(format!(
+                "DELETE FROM {table} WHERE ctid = ANY (ARRAY ( \
+                 SELECT ctid FROM {table} WHERE {time} < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
+            )));
+            match forgotten.bind(before).bind(FORGOTTEN_MAX).execute(database.pool()).await {
+                Ok(forgotten) => is_more |= forgotten.rows_affected() >= FORGOTTEN_MAX.unsigned_abs(),
+                Err(error) => tracing::warn!(table, %error, "What is old cannot be forgotten just now."),
             }
         }
-        Ok(())
+        is_more
     }
 
     /// Every step leaves the table whole.

@@ -200,8 +200,9 @@ async fn told(broker: &JobBroker, mut batch: Vec<Entry>) -> Vec<(Bytes, Settled)
 fn carry(batch: &mut [Entry], place: usize, later: Option<usize>) {
     let Some(later) = later else { return };
     let before = &mut batch[place].transition;
-    let (args, progress) = (before.args.take(), before.progress.take());
+    let (args, progress, started_at) = (before.args.take(), before.progress.take(), before.started_at.take());
     let after = &mut batch[later].transition;
+    after.started_at = after.started_at.take().or(started_at);
     after.args = after.args.take().or(args);
     after.progress = after.progress.take().or(progress);
 }

@@ -19,7 +19,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 use subjects::job::{Lane, Place};
 use subjects::subject::Token;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -33,6 +33,9 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// A third of that.
 const INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the database is waited for: it is asked twice more before a key is lost.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// How often it is looked for what a dead runner left.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -85,19 +88,18 @@ impl Keys {
             )
             .bind(&held)
             .bind(LEASE.as_secs_f64())
-            .fetch_all(database.pool())
-            .await;
-            let own = match extended {
-                Ok(own) => {
+            .fetch_all(database.pool());
+            let own = match timeout(ANSWER_MAX, extended).await {
+                Ok(Ok(own)) => {
                     heard = asked;
                     own
                 }
-                Err(error) if heard.elapsed() + INTERVAL < LEASE => {
-                    tracing::debug!(%error, "Concurrency keys cannot be held just now.");
+                failed if heard.elapsed() + INTERVAL + ANSWER_MAX < LEASE => {
+                    tracing::warn!(?failed, "Concurrency keys cannot be held just now.");
                     continue;
                 }
                 // Others take them from now on.
-                Err(_) => Vec::new(),
+                _ => Vec::new(),
             };
             let held_now = self.lock();
             for lost in held.iter().filter(|holder| !own.contains(holder)) {
@@ -173,12 +175,13 @@ impl Engine {
         }
     }
 
-    /// Puts a job that waited into its queue again. Repeated after a crash it is the same message.
+    /// Puts a job that still waits into its queue again. Its row is locked meanwhile, so that nobody takes it out who would then
+    /// think that it does not come. Repeated after a crash it is the same message.
     async fn dispatch(&self, database: &Database, job: &Job) -> Result<()> {
-        self.put_off(job, job.attempt, job.waits, self.now()).await?;
-        sqlx::query(
-            "UPDATE job_waiting SET dispatched_at = clock_timestamp() \
-             WHERE queue = $1 AND kind = $2 AND job_id = $3 AND created_at = $4 AND round = $5 AND attempt = $6 AND waits = $7",
+        let mut tx = database.pool().begin().await?;
+        let dispatched = sqlx::query(
+            "UPDATE job_waiting SET dispatched_at = clock_timestamp() WHERE queue = $1 AND kind = $2 AND job_id = $3 \
+             AND created_at = $4 AND round = $5 AND attempt = $6 AND waits = $7 AND dispatched_at IS NULL",
         )
         .bind(job.place.queue.to_string())
         .bind(job.place.kind.to_string())
@@ -187,30 +190,53 @@ impl Engine {
         .bind(number(job.round))
         .bind(number(job.attempt))
         .bind(number(job.waits))
-        .execute(database.pool())
+        .execute(&mut *tx)
         .await?;
+        if dispatched.rows_affected() > 0 {
+            self.put_off(job, job.attempt, job.waits, self.now()).await?;
+            tx.commit().await?;
+        }
         Ok(())
     }
 
     /// Looks every few seconds for jobs whose key is free and who were forgotten by a runner that died, or have expired.
     pub(super) async fn sweep_keys(self, database: Database, stop: CancellationToken) {
         while stop.run_until_cancelled(sleep(SWEEP)).await.is_some() {
-            let found = sqlx::query(sqlx::AssertSqlSafe(format!(
-                "SELECT DISTINCT ON (queue, key, expires_at < clock_timestamp()) {COLUMNS} FROM job_waiting AS waiting \
-                 WHERE dispatched_at IS NULL AND (expires_at < clock_timestamp() OR NOT EXISTS ( \
-                     SELECT 1 FROM job_keys WHERE job_keys.queue = waiting.queue AND job_keys.key = waiting.key \
-                     AND job_keys.expires_at > clock_timestamp())) \
-                 ORDER BY queue, key, expires_at < clock_timestamp(), number LIMIT $1",
-            )))
-            .bind(SWEPT_MAX)
-            .fetch_all(database.pool())
-            .await;
-            for job in found.unwrap_or_default().iter().filter_map(read) {
-                if let Err(error) = self.dispatch(&database, &job).await {
-                    tracing::debug!(?error, "A job that waits for its key cannot be put back just now.");
+            if let Some(Err(error)) = stop.run_until_cancelled(self.sweep(&database)).await {
+                tracing::warn!(?error, "Jobs that wait for their keys cannot be looked for just now.");
+            }
+        }
+    }
+
+    async fn sweep(&self, database: &Database) -> Result<()> {
+        // From one key to the next: many may wait for one.
+        let free = format!(
+            "WITH RECURSIVE first AS ( \
+                 (SELECT queue, key, number FROM job_waiting WHERE dispatched_at IS NULL ORDER BY queue, key, number LIMIT 1) \
+                 UNION ALL \
+                 SELECT next.queue, next.key, next.number FROM first, LATERAL ( \
+                     SELECT queue, key, number FROM job_waiting \
+                     WHERE dispatched_at IS NULL AND (queue, key) > (first.queue, first.key) \
+                     ORDER BY queue, key, number LIMIT 1) AS next) \
+             SELECT {COLUMNS} FROM first JOIN job_waiting USING (queue, key, number) \
+             WHERE dispatched_at IS NULL AND NOT EXISTS ( \
+                 SELECT FROM job_keys WHERE job_keys.queue = first.queue AND job_keys.key = first.key \
+                 AND job_keys.expires_at > clock_timestamp()) LIMIT $1",
+        );
+        let expired = format!(
+            "SELECT {COLUMNS} FROM job_waiting WHERE dispatched_at IS NULL AND expires_at < clock_timestamp() \
+             ORDER BY expires_at LIMIT $1",
+        );
+        for found in [free, expired] {
+            let found = sqlx::query(sqlx::AssertSqlSafe(found)).bind(SWEPT_MAX).fetch_all(database.pool()).await?;
+            for job in found.iter().filter_map(read) {
+                // One that the broker does not take keeps no other back.
+                if let Err(error) = self.dispatch(database, &job).await {
+                    tracing::warn!(?error, id = %job.id, "A job that waits for its key cannot be put back just now.");
                 }
             }
         }
+        Ok(())
     }
 
     /// The job that waits for its concurrency key in a queue of this runner, as it is to be put back. `None` where none does.

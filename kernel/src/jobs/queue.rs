@@ -4,6 +4,7 @@
 //! it, the acknowledgement. A crash in between repeats a run, and never loses one. A job that comes again is a new message with
 //! the number of its attempt in a header, so a pause holds no place in the queue, whatever its length.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +32,7 @@ use super::engine::{Engine, transition};
 use super::job::{Delivery, Job, headers_bytes};
 use super::keys::Asked;
 use super::leases::Lease;
+use super::ledger::{Past, is_refused};
 use super::pull::Pull;
 use super::rate::{Rate, Turns};
 use super::run::{Outcome, Run, Work};
@@ -50,6 +52,13 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The pause before the broker is asked again.
 const AWAY: Duration = Duration::from_millis(200);
+
+/// The pauses before the ledger is asked again.
+const LEDGER_PAUSE_MIN: Duration = Duration::from_millis(250);
+const LEDGER_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How long is waited at most for the ledger to hear of a job that is given back.
+const LEDGER_WAIT: Duration = Duration::from_secs(1);
 
 /// Tries to store a decision before the job is given back to the broker instead.
 const TRIES_MAX: u32 = 5;
@@ -151,35 +160,29 @@ impl Runner {
         let running = async {
             let mut running = FuturesUnordered::new();
             let mut closed = false;
-            let mut limits = limits.clone();
+            let mut changes = limits.clone();
             loop {
                 at_work.store(running.len(), Ordering::Relaxed);
-                let allowed = limits.borrow().now();
+                let limit = *changes.borrow_and_update();
+                let (allowed, stopping) = (limit.now(), self.stop.is_cancelled());
+                // What was taken and may not begin here goes back at once, whether there is room or not.
+                let begins = allowed > 0 && !stopping;
                 tokio::select! {
                     biased;
                     Some(()) = running.next() => {}
-                    Ok(()) = limits.changed(), if !closed => {
-                        // Another runs the queue now, and may have what was taken and has not begun.
-                        let is_lost = limits.borrow_and_update().now() == 0;
-                        while is_lost && let Ok(held) = try_next(&mut highs, &mut normals, &mut lows) {
-                            self.give_back(&held).await;
-                        }
-                    }
-                    held = next(&mut highs, &mut normals, &mut lows), if running.len() < allowed && !closed => {
+                    held = next(&mut highs, &mut normals, &mut lows),
+                        if !closed && (running.len() < allowed || !begins) =>
+                    {
                         match held {
-                            Some(held) if self.stop.is_cancelled() => self.give_back(&held).await,
-                            Some(held) => running.push(self.handle(held)),
+                            Some(held) => running.push(self.handle(held, begins, &limits)),
                             // The last of those who take has stopped.
                             None => closed = true,
                         }
                     }
-                    () = self.stop.cancelled(), if !self.interrupt.is_cancelled() && !closed => {
-                        // What was taken and has not begun goes back at once, whether there is room or not.
-                        while let Some(held) = next(&mut highs, &mut normals, &mut lows).await {
-                            self.give_back(&held).await;
-                        }
-                        closed = true;
-                    }
+                    Ok(()) = changes.changed(), if !closed => {}
+                    // Another may run the queue from then on, whether the database can be heard of here or not.
+                    () = limit.end(), if !closed && begins && slots.is_some() => {}
+                    () = self.stop.cancelled(), if !closed && !stopping => {}
                     else => break,
                 }
             }
@@ -246,8 +249,13 @@ impl Runner {
                     turns.next().await;
                     room
                 };
-                let Some(Ok(room)) = self.stop.run_until_cancelled(turn).await else {
-                    self.give_back(&held).await;
+                let room = tokio::select! {
+                    biased;
+                    () = self.is_over(limits) => None,
+                    room = turn => room.ok(),
+                };
+                let Some(room) = room else {
+                    self.give_back_unbegun(&held).await;
                     continue;
                 };
                 let urgent = match held.lane() {
@@ -318,7 +326,11 @@ impl Runner {
         }
     }
 
-    async fn handle(&self, held: Held) {
+    /// Runs a job that begins, and gives any other back.
+    async fn handle(&self, held: Held, begins: bool, limits: &watch::Receiver<Limit>) {
+        if !begins {
+            return self.give_back_unbegun(&held).await;
+        }
         let place = match held.delivery.place() {
             Ok(place) => place,
             // The filters admit such a name; a queue that a subject can name is this one.
@@ -330,12 +342,12 @@ impl Runner {
         };
         let patience = self.work.patience(&place.kind.to_string());
         match held.delivery.job(place.clone(), patience) {
-            Ok(job) => self.handle_job(held, job).await,
+            Ok(job) => self.handle_job(held, job, limits).await,
             Err(fault) => self.bury_unread(&held, &place, &fault).await,
         }
     }
 
-    async fn handle_job(&self, held: Held, job: Job) {
+    async fn handle_job(&self, held: Held, job: Job, limits: &watch::Receiver<Limit>) {
         let now = self.engine.now();
         if job.expires_at.is_some_and(|expires_at| expires_at <= now) {
             let (reason, error) = if job.is_unserved() {
@@ -345,36 +357,43 @@ impl Runner {
             };
             return self.bury(&held, &job, reason, error, None).await;
         }
-        let Some(database) = self.engine.database() else { return self.run_job(&held, job, None).await };
+        let Some(database) = self.engine.database() else { return self.run_job(&held, job, None, limits).await };
         if job.unique && job.is_first() {
-            match self.engine.is_duplicate(database, &job, &held.delivery).await {
-                Ok(false) => {}
-                Ok(true) => return self.drop_duplicate(&held, &job).await,
-                Err(error) => return self.wait_for_ledger(&held, &error).await,
+            let ask = || self.engine.is_duplicate(database, &job, &held.delivery);
+            match self.ask_ledger(&held, &job, limits, ask).await {
+                Some(false) => {}
+                Some(true) => return self.drop_duplicate(&held, &job).await,
+                None => return,
             }
         }
-        match job.concurrency_key.clone() {
-            None => self.run_job(&held, job, None).await,
-            Some(key) => match self.engine.take_key(database, &job, &key).await {
-                Ok(Asked::Taken(key)) => {
-                    self.run_job(&held, job, Some(&key.lost)).await;
-                    self.engine.give_key_back(database, key).await;
-                }
-                Ok(Asked::Kept) => self.wait_for_key(&held, job).await,
-                Err(error) => self.wait_for_ledger(&held, &error).await,
-            },
+        let Some(key) = job.concurrency_key.clone() else { return self.run_job(&held, job, None, limits).await };
+        match self.ask_ledger(&held, &job, limits, || self.engine.take_key(database, &job, &key)).await {
+            Some(Asked::Taken(key)) => {
+                self.run_job(&held, job, Some(&key.lost), limits).await;
+                self.engine.give_key_back(database, key).await;
+            }
+            Some(Asked::Kept) => self.wait_for_key(&held, job).await,
+            None => {}
         }
     }
 
     /// Runs a job that may run, or gives it up for good where it has done so often enough. `lost` ends it.
-    async fn run_job(&self, held: &Held, mut job: Job, lost: Option<&CancellationToken>) {
+    async fn run_job(
+        &self,
+        held: &Held,
+        mut job: Job,
+        lost: Option<&CancellationToken>,
+        limits: &watch::Receiver<Limit>,
+    ) {
         let came_back = held.delivery.delivered > 1;
-        let _alone = if came_back && self.work.is_in_process() {
-            let alone = self.engine.suspect().lock().await;
-            match self.engine.note_begin(&job).await {
-                Ok(begun_in_vain) => job.attempt = job.attempt.saturating_add(begun_in_vain),
-                Err(error) => return self.wait_for_ledger(held, &error).await,
-            }
+        let alone = if came_back && self.work.is_in_process() {
+            let alone = tokio::select! {
+                biased;
+                () = self.is_over(limits) => return self.give_back_unbegun(held).await,
+                alone = self.engine.suspect().lock() => alone,
+            };
+            let Some(past) = self.ask_ledger(held, &job, limits, || self.engine.note_begin(&job)).await else { return };
+            job.attempt = next_attempt(&job, past);
             Some(alone)
         } else {
             None
@@ -389,11 +408,23 @@ impl Runner {
             job.attempt = job.attempt.min(job.attempts_max);
             return self.bury(held, &job, reason, error, None).await;
         }
-        if self.stop.is_cancelled() {
-            return self.give_back(held).await;
+        // That one begins which came back is noted already.
+        if self.stop.is_cancelled() && alone.is_none() {
+            return self.give_back_unbegun(held).await;
         }
         let started_at = self.engine.now();
-        let outcome = self.attempt(&job, started_at, lost).await;
+        let outcome = {
+            let mut attempt = std::pin::pin!(self.attempt(&job, started_at, lost));
+            if job.attempt >= job.attempts_max && !came_back && self.work.is_in_process() {
+                tokio::select! {
+                    biased;
+                    outcome = &mut attempt => outcome,
+                    never = self.note_last(&job) => match never {},
+                }
+            } else {
+                attempt.await
+            }
+        };
         self.decide(held, job, outcome, started_at).await;
     }
 
@@ -415,12 +446,72 @@ impl Runner {
         self.engine.settle(told, held.lease, held.delivery.ack.clone()).await;
     }
 
-    /// What asks something of the ledger waits while it cannot be asked.
-    async fn wait_for_ledger(&self, held: &Held, error: &Error) {
-        tracing::warn!(queue = self.queue, ?error, "The ledger cannot be asked; a job waits for it.");
-        self.engine.leases().end(held.lease);
-        let later = Bytes::from_static(br#"-NAK {"delay": 1000000000}"#);
-        let _ = self.engine.broker().client().publish(held.delivery.ack.clone(), later).await;
+    /// What the ledger says, asked again and again while it cannot be. The job is held meanwhile, since each delivery counts.
+    /// `None` where it is not held here any more.
+    async fn ask_ledger<T, F>(
+        &self,
+        held: &Held,
+        job: &Job,
+        limits: &watch::Receiver<Limit>,
+        ask: impl Fn() -> F,
+    ) -> Option<T>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut pause = LEDGER_PAUSE_MIN;
+        loop {
+            let error = match ask().await {
+                Ok(said) => return Some(said),
+                Err(error) => error,
+            };
+            if is_refused(&error) {
+                tracing::warn!(queue = self.queue, id = %job.id, ?error, "The ledger cannot hold a job.");
+                self.bury(held, job, Reason::Undecodable, "It holds what the database cannot.", None).await;
+                return None;
+            }
+            if pause == LEDGER_PAUSE_MIN {
+                tracing::warn!(queue = self.queue, ?error, "The ledger cannot be asked; a job waits for it.");
+            }
+            tokio::select! {
+                biased;
+                () = self.is_over(limits) => {
+                    self.give_back_unbegun(held).await;
+                    return None;
+                }
+                () = sleep(pause) => {}
+            }
+            if job.expires_at.is_some_and(|expires_at| expires_at <= self.engine.now()) {
+                self.bury(held, job, Reason::Expired, "It was not begun before it expired.", None).await;
+                return None;
+            }
+            pause = (pause * 2).min(LEDGER_PAUSE_MAX);
+        }
+    }
+
+    /// Completes when nothing may begin here any more: the runner stops, or another may run the queue.
+    async fn is_over(&self, limits: &watch::Receiver<Limit>) {
+        let mut limits = limits.clone();
+        loop {
+            let limit = *limits.borrow_and_update();
+            if limit.now() == 0 {
+                return;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = limit.end() => {}
+                Ok(()) = limits.changed() => {}
+            }
+        }
+    }
+
+    /// Notes that a job without an attempt to spare runs for the first time: should it come back, it is known that it began.
+    /// One that takes its process down sooner than it is told of runs once more.
+    async fn note_last(&self, job: &Job) -> Infallible {
+        sleep(TOLD_AFTER).await;
+        if let Err(error) = self.engine.note_first(job).await {
+            tracing::debug!(queue = self.queue, ?error, "That a job begins cannot be noted.");
+        }
+        std::future::pending().await
     }
 
     /// What asked for an id that stays unique has ended.
@@ -647,6 +738,20 @@ impl Runner {
         false
     }
 
+    /// Lets somebody else have what has not begun here, which costs it no attempt.
+    async fn give_back_unbegun(&self, held: &Held) {
+        // From its second delivery on it is noted that a job begins, and not before.
+        if held.delivery.delivered == 1
+            && self.work.is_in_process()
+            && let Ok(place) = held.delivery.place()
+            && let Ok(job) = held.delivery.job(place.clone(), self.work.patience(&place.kind.to_string()))
+            && !matches!(timeout(LEDGER_WAIT, self.engine.note_unbegun(&job)).await, Ok(Ok(())))
+        {
+            tracing::debug!(queue = self.queue, id = %job.id, "That a job has not begun cannot be noted.");
+        }
+        self.give_back(held).await;
+    }
+
     /// Lets somebody else have it.
     async fn give_back(&self, held: &Held) {
         self.engine.leases().end(held.lease);
@@ -663,6 +768,12 @@ async fn lost_key(lost: Option<&CancellationToken>) {
     }
 }
 
+/// The attempt that begins of a job that came back. Of which it is only supposed that it ran before, it runs once at least.
+fn next_attempt(job: &Job, past: Past) -> u32 {
+    let next = job.attempt.saturating_add(past.in_vain);
+    if past.is_known { next } else { next.min(job.attempts_max.max(job.attempt)) }
+}
+
 /// The next job, the urgent first. `None` when all lanes have ended and are empty.
 async fn next(
     highs: &mut mpsc::Receiver<Held>,
@@ -676,15 +787,6 @@ async fn next(
         Some(held) = lows.recv() => Some(held),
         else => None,
     }
-}
-
-/// The next job that is there.
-fn try_next(
-    highs: &mut mpsc::Receiver<Held>,
-    normals: &mut mpsc::Receiver<Held>,
-    lows: &mut mpsc::Receiver<Held>,
-) -> Result<Held, mpsc::error::TryRecvError> {
-    highs.try_recv().or_else(|_| normals.try_recv()).or_else(|_| lows.try_recv())
 }
 
 /// Headers that a letter has anew, and those of no meaning for what is put back.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -67,6 +67,11 @@ impl Limit {
     /// How many may run now.
     pub(super) fn now(self) -> usize {
         if Instant::now() < self.until { self.slots } else { 0 }
+    }
+
+    /// Completes when none may any more.
+    pub(super) async fn end(self) {
+        sleep_until(self.until).await;
     }
 }
 

@@ -38,6 +38,9 @@ pub(crate) enum JobsError {
     /// There are as many schedules as may be.
     #[error("there are too many schedules")]
     TooManyCrons,
+    /// There are as many queues as may be.
+    #[error("there are too many queues")]
+    TooManyQueues,
     /// A service's contract declares the schedule.
     #[error("a service declares the schedule")]
     Declared(String),
@@ -65,6 +68,9 @@ impl From<JobsError> for Error {
             JobsError::NameTaken => Self::conflict("name_taken", "Another schedule has this name."),
             JobsError::TooManyCrons => {
                 Self::conflict("too_many_schedules", "There are as many schedules as may be; delete one first.")
+            }
+            JobsError::TooManyQueues => {
+                Self::conflict("too_many_queues", "There are as many queues as may be; use one that is there.")
             }
             JobsError::Declared(service) => Self::conflict(
                 "declared_schedule",

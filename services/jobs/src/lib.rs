@@ -36,6 +36,7 @@ use subjects::jobs::v1::{
 };
 use tokio::sync::Notify;
 
+use queues::KnownQueues;
 pub use settings::JobsSettings;
 
 /// The service.
@@ -47,6 +48,7 @@ pub struct Jobs {
     workers: Workers,
     clock: Clock,
     random: Random,
+    known_queues: KnownQueues,
     /// Told when a queue may have appeared or changed.
     queues: Notify,
     /// Told when schedules have changed.
@@ -69,6 +71,7 @@ impl Service for Jobs {
             engine,
             clock: parts.clock,
             random: parts.random,
+            known_queues: KnownQueues::registered(&parts.metrics),
             queues: Notify::new(),
             schedules: Notify::new(),
         })

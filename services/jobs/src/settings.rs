@@ -24,6 +24,9 @@ pub struct JobsSettings {
     pub history_retention_s: u32,
     /// For how many seconds a dead letter is listed. 60 to 315,360,000, default 7,776,000 (90 days).
     pub dead_letter_retention_s: u32,
+    /// How many queues there may be beside those that services declare: each has consumers, and subscriptions of every instance. 1 to 600,
+    /// default 500.
+    pub queues_max: u32,
     /// How often the work queue is looked at for new queues. 50 to 60,000, default 1,000.
     pub queue_interval_ms: u32,
 }
@@ -37,6 +40,7 @@ impl Default for JobsSettings {
             schedule_interval_ms: 60_000,
             history_retention_s: 604_800,
             dead_letter_retention_s: 7_776_000,
+            queues_max: 500,
             queue_interval_ms: 1_000,
         }
     }
@@ -73,6 +77,8 @@ impl Settings for JobsSettings {
             ("schedule_interval_ms", self.schedule_interval_ms, 100, 120_000),
             ("history_retention_s", self.history_retention_s, 60, 315_360_000),
             ("dead_letter_retention_s", self.dead_letter_retention_s, 60, 315_360_000),
+            // A runner has six subscriptions at most, and a connection 4,096 (`nats/nats-server.conf`).
+            ("queues_max", self.queues_max, 1, 600),
             ("queue_interval_ms", self.queue_interval_ms, 50, 60_000),
         ]
         .into_iter()
@@ -96,8 +102,9 @@ mod tests {
             schedule_interval_ms: 0,
             history_retention_s: 1,
             dead_letter_retention_s: 1,
+            queues_max: 0,
             queue_interval_ms: 1,
         };
-        assert_eq!(wrong.check().len(), 7);
+        assert_eq!(wrong.check().len(), 8);
     }
 }

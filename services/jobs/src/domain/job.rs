@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use subjects::job::{Lane, Place};
+use subjects::job::{self, Lane, Place};
 use subjects::jobs::v1 as wire;
 use subjects::subject::Token;
 
@@ -83,6 +83,12 @@ pub fn rank(round: u32, attempt: u32, waits: u32, state: State) -> i64 {
     };
     let attempts = i64::from(round) * (ATTEMPTS_MAX + 1) + i64::from(attempt).min(ATTEMPTS_MAX);
     (attempts * (WAITS_MAX + 1) + i64::from(waits).min(WAITS_MAX)) * 10 + step
+}
+
+/// Whether an id is one that a job without its own gets: the name of the work queue, and the place in it.
+pub fn is_made_of_place(id: &str) -> bool {
+    let place = id.strip_prefix(job::STREAM).and_then(|rest| rest.strip_prefix('-'));
+    place.is_some_and(|place| !place.is_empty() && place.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// A job and what became of it.
@@ -210,6 +216,14 @@ mod tests {
             rank(1, 1, 0, State::Succeeded),
         ];
         assert!(life.is_sorted() && life.windows(2).all(|pair| pair[0] != pair[1]), "{life:?}");
+    }
+
+    #[test]
+    fn ids_that_were_made_of_places_are_told_from_those_that_look_alike() {
+        assert!(is_made_of_place("JOBS-7"));
+        for other in ["JOBS-", "JOBS", "JOBS-7a", "JOBS7", "7", "jobs-7"] {
+            assert!(!is_made_of_place(other), "{other}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use subjects::jobs::v1::{Priority, SubmitRequest};
 use subjects::json::DecodeError;
 use subjects::subject::Token;
 
+use super::job::is_made_of_place;
+
 /// From when on a time counts as a mistake.
 const PAST_MAX: TimeDelta = TimeDelta::days(1);
 const AHEAD_MAX: TimeDelta = TimeDelta::days(3_653);
@@ -38,6 +40,9 @@ pub fn accept(request: SubmitRequest, id: &str, now: DateTime<Utc>) -> Result<Ac
     };
     let kind = token("/kind", &request.kind);
     let id = token("/idempotencyKey", if has_key { &request.idempotency_key } else { id });
+    if has_key && is_made_of_place(&request.idempotency_key) {
+        faults.push(FieldError::new("/idempotencyKey", "reserved", "is the id of a job that has no key"));
+    }
     let lane = match request.priority() {
         Priority::Unspecified | Priority::Normal => Lane::Normal,
         Priority::High => Lane::High,
@@ -194,6 +199,8 @@ mod tests {
         assert_eq!(faults(often).len(), 2);
         let key = SubmitRequest { idempotency_key: "a b".to_owned(), ..request("q", "k") };
         assert_eq!(faults(key), fault("/idempotencyKey", "invalid"));
+        let key = SubmitRequest { idempotency_key: "JOBS-7".to_owned(), ..request("q", "k") };
+        assert_eq!(faults(key), fault("/idempotencyKey", "reserved"));
         for wrong in ["a b", "\n", "\u{fc}", &"k".repeat(129)] {
             let key = SubmitRequest { concurrency_key: wrong.to_owned(), ..request("q", "k") };
             assert_eq!(faults(key), fault("/concurrencyKey", "invalid"), "{wrong}");

@@ -1,6 +1,8 @@
 //! A schedule is made. What the broker has to know of it follows from what is kept here (`schedules.rs`), so that nothing has to
 //! succeed in two places.
 
+use std::collections::BTreeSet;
+
 use kernel::{Context, Result};
 use serde_json::json;
 use subjects::jobs::v1::{CreateScheduleRequest, Schedule as WireSchedule};
@@ -8,7 +10,7 @@ use subjects::jobs::v1::{CreateScheduleRequest, Schedule as WireSchedule};
 use super::wire::{record, show_schedule};
 use crate::domain::{Plan, Schedule};
 use crate::error::JobsError;
-use crate::{Jobs, storage};
+use crate::{Jobs, queues, storage};
 
 pub(crate) async fn create_schedule(jobs: &Jobs, cx: &Context, request: CreateScheduleRequest) -> Result<WireSchedule> {
     let (paused, now) = (request.paused, cx.now());
@@ -29,6 +31,7 @@ pub(crate) async fn create_schedule(jobs: &Jobs, cx: &Context, request: CreateSc
     if storage::count_schedules(&mut tx).await? >= jobs.settings.crons_max.into() {
         return Err(JobsError::TooManyCrons.into());
     }
+    queues::admit_in(jobs, &mut tx, cx, &BTreeSet::from([schedule.plan.queue.as_str()])).await?;
     if !storage::put_schedule(&mut tx, &mut schedule).await? {
         return Err(JobsError::NameTaken.into());
     }

@@ -1,5 +1,7 @@
 //! A queue is declared or changed. Its runners see it within their next look.
 
+use std::collections::BTreeSet;
+
 use kernel::jobs::Rate;
 use kernel::{Context, FieldError, Result};
 use serde_json::json;
@@ -10,6 +12,7 @@ use super::wire::{queue_to_wire, record};
 use crate::Jobs;
 use crate::domain::{QueueSettings, check_queue};
 use crate::error::JobsError;
+use crate::queues;
 use crate::storage::{self, StoredQueue};
 
 pub(crate) async fn put_queue(jobs: &Jobs, cx: &Context, request: PutQueueRequest) -> Result<Queue> {
@@ -34,7 +37,11 @@ pub(crate) async fn put_queue(jobs: &Jobs, cx: &Context, request: PutQueueReques
 
     let mut tx = jobs.database.begin(cx).await?;
     let before = storage::lock_queue(&mut tx, &request.queue).await?;
+    let is_new = before.is_none();
     cx.check_if_match(before.map(|queue| queue.revision))?;
+    if is_new {
+        queues::admit_in(jobs, &mut tx, cx, &BTreeSet::from([request.queue.as_str()])).await?;
+    }
     let revision = storage::put_queue(&mut tx, &request.queue, &settings, cx.now()).await?;
     let details = json!({
         "concurrency": settings.concurrency,

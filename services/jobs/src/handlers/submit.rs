@@ -19,6 +19,7 @@ use super::wire::record;
 use crate::Jobs;
 use crate::domain::{Accepted, accept};
 use crate::error::JobsError;
+use crate::queues;
 use crate::storage::{self, NewJob};
 
 /// Jobs of one call.
@@ -68,12 +69,13 @@ async fn take(jobs: &Jobs, cx: &Context, accepted: Vec<Accepted>, action: &str) 
         return Err(JobsError::TooManySchedules.into());
     }
     let new: Vec<NewJob> = accepted.iter().map(to_row).collect();
+    queues::admit(jobs, cx, new.iter().map(|job| job.queue.as_str())).await?;
 
     let mut tx = jobs.database.begin(cx).await?;
     let fresh = fresh(&mut tx, &accepted, &new).await?;
     let target = if new.len() == 1 { new[0].id.clone() } else { String::new() };
-    let queues: BTreeSet<&str> = new.iter().map(|job| job.queue.as_str()).collect();
-    let details = json!({ "jobs": fresh.len(), "duplicates": new.len() - fresh.len(), "queues": queues });
+    let names: BTreeSet<&str> = new.iter().map(|job| job.queue.as_str()).collect();
+    let details = json!({ "jobs": fresh.len(), "duplicates": new.len() - fresh.len(), "queues": names });
     record(&mut tx, action, "job", &target, details).await?;
 
     let submissions: Vec<Submission> = fresh.iter().map(|&place| traced(cx, &accepted[place].submission)).collect();
@@ -88,7 +90,7 @@ async fn take(jobs: &Jobs, cx: &Context, accepted: Vec<Accepted>, action: &str) 
     for &place in &fresh {
         broker.show(&pending(&new[place], cx.now())).await;
     }
-    if queues.iter().any(|queue| job::runner_of(queue).is_none()) {
+    if names.iter().any(|queue| job::runner_of(queue).is_none()) {
         jobs.queues.notify_one();
     }
     let known: BTreeSet<usize> =

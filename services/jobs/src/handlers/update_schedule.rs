@@ -1,6 +1,8 @@
 //! A schedule is changed, held, or goes on. Times of the past never count for what it is from now on, but one that counted and
 //! waits for others to end goes on waiting while its schedule is held.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use kernel::{Context, Result};
 use serde_json::json;
@@ -9,7 +11,7 @@ use subjects::jobs::v1::{Schedule as WireSchedule, UpdateScheduleRequest};
 use super::wire::{find_schedule, own_schedule, record, show_schedule};
 use crate::domain::Schedule;
 use crate::error::JobsError;
-use crate::{Jobs, storage};
+use crate::{Jobs, queues, storage};
 
 pub(crate) async fn update_schedule(
     jobs: &Jobs,
@@ -21,6 +23,7 @@ pub(crate) async fn update_schedule(
     let mut schedule = own_schedule(&mut tx, &id).await?;
     cx.check_if_match(Some(schedule.revision))?;
     let plan = schedule.plan.clone().changed(request, cx.now()).map_err(JobsError::Invalid)?;
+    queues::admit_in(jobs, &mut tx, cx, &BTreeSet::from([plan.queue.as_str()])).await?;
     if (&plan.cron, &plan.time_zone) != (&schedule.plan.cron, &schedule.plan.time_zone) {
         begin_anew(&mut schedule, cx.now());
         schedule.queued_at = None;

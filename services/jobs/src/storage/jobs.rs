@@ -9,7 +9,7 @@ use sqlx::types::Json;
 use subjects::job::Lane;
 
 use super::{number, unexpected, unsigned};
-use crate::domain::{Job, JobError, State, rank};
+use crate::domain::{Job, JobError, State, is_made_of_place, rank};
 
 /// Errors of a job that are shown.
 const ERRORS_MAX: i64 = 100;
@@ -232,7 +232,32 @@ pub(crate) async fn note_sequences(
     Ok(())
 }
 
-/// Brings jobs to what was told of them, each told of once, and gives those that changed. What comes late changes nothing.
+/// Forgets jobs whose ids another job has now: ids that were made of places in the stream begin anew when its store was lost, and
+/// nothing of the former job is the new one's.
+async fn delete_former(connection: &mut PgConnection, told: &[Told]) -> Result<(), sqlx::Error> {
+    let told: Vec<&Told> = told.iter().filter(|told| is_made_of_place(&told.id)).collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    let texts = |of: fn(&Told) -> &str| told.iter().map(|told| of(told).to_owned()).collect::<Vec<_>>();
+    let created_at: Vec<DateTime<Utc>> = told.iter().map(|told| told.created_at).collect();
+    sqlx::query!(
+        "DELETE FROM jobs.jobs AS known \
+         USING unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS told (queue, kind, id, created_at) \
+         WHERE known.queue = told.queue AND known.kind = told.kind AND known.id = told.id \
+         AND known.created_at < told.created_at",
+        &texts(|told| &told.queue),
+        &texts(|told| &told.kind),
+        &texts(|told| &told.id),
+        &created_at,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Brings jobs to what was told of them, each told of once, and gives those that changed. What comes late changes nothing; of an
+/// attempt that runs what comes last counts.
 #[tracing::instrument(name = "storage.job.apply", skip_all)]
 pub(crate) async fn apply(connection: &mut PgConnection, told: &[Told]) -> Result<Vec<Job>, sqlx::Error> {
     let texts = |of: fn(&Told) -> &str| told.iter().map(|told| of(told).to_owned()).collect::<Vec<_>>();
@@ -241,6 +266,7 @@ pub(crate) async fn apply(connection: &mut PgConnection, told: &[Told]) -> Resul
     let times = |of: fn(&Told) -> Option<DateTime<Utc>>| told.iter().map(of).collect::<Vec<Option<DateTime<Utc>>>>();
     let ranks: Vec<i64> = told.iter().map(|told| told.rank).collect();
     let created_at: Vec<DateTime<Utc>> = told.iter().map(|told| told.created_at).collect();
+    delete_former(connection, told).await?;
     let rows = sqlx::query_as!(
         JobRow,
         r#"
@@ -255,10 +281,8 @@ pub(crate) async fn apply(connection: &mut PgConnection, told: &[Told]) -> Resul
             progress = coalesce(excluded.progress, known.progress), result = excluded.result,
             run_at = excluded.run_at, started_at = coalesce(excluded.started_at, known.started_at),
             finished_at = excluded.finished_at,
-            created_at = CASE WHEN excluded.id LIKE 'JOBS-%' THEN excluded.created_at ELSE known.created_at END,
             cancel_requested = known.cancel_requested AND excluded.round = known.round
-        -- Ids made of places in the stream begin anew when its store was lost.
-        WHERE excluded.rank > known.rank OR (excluded.id LIKE 'JOBS-%' AND excluded.created_at > known.created_at)
+        WHERE excluded.rank > known.rank OR (excluded.rank = known.rank AND known.state = 'RUNNING')
         RETURNING number, queue, kind, id, state, rank, round, attempt, max_attempts, args, progress, result, created_at,
                   run_at, started_at, finished_at, cancel_requested, cancel_requested_at, sequence
         "#,
@@ -518,13 +542,13 @@ pub(crate) async fn put_back(
     row.map(Job::try_from).transpose()
 }
 
-/// Deletes jobs that ended before a time, some at once.
+/// Deletes jobs that ended before a time, some at once, and says how many.
 pub(crate) async fn delete_ended(
     connection: &mut PgConnection,
     before: DateTime<Utc>,
     rows_max: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
+) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query!(
         "DELETE FROM jobs.jobs WHERE number IN \
          (SELECT number FROM jobs.jobs WHERE finished_at < $1 ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
         before,
@@ -532,5 +556,5 @@ pub(crate) async fn delete_ended(
     )
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(deleted.rows_affected())
 }

@@ -255,13 +255,13 @@ pub(crate) async fn delete_letters(connection: &mut PgConnection, filter: &Lette
     Ok(deleted.rows_affected())
 }
 
-/// Deletes letters from before a time, some at once.
+/// Deletes letters from before a time, some at once, and says how many.
 pub(crate) async fn delete_letters_before(
     connection: &mut PgConnection,
     before: DateTime<Utc>,
     rows_max: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
+) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query!(
         "DELETE FROM jobs.dead_letters WHERE number IN \
          (SELECT number FROM jobs.dead_letters WHERE failed_at < $1 ORDER BY failed_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
         before,
@@ -269,5 +269,5 @@ pub(crate) async fn delete_letters_before(
     )
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(deleted.rows_affected())
 }

@@ -78,19 +78,24 @@ pub(crate) async fn lock_queue(connection: &mut PgConnection, name: &str) -> Res
     find_queue(connection, name).await
 }
 
-/// Makes queues that are not there yet.
+/// Makes those of these queues that are not there yet, in the order of their names, for as long as there are no more than `max` in
+/// all. Gives those for which there is no room. Of all who do this one does at a time, until its transaction ends.
 pub(crate) async fn make_queues(
     connection: &mut PgConnection,
     names: &[String],
-    settings: &QueueSettings,
+    max: u32,
     now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
+) -> Result<Vec<String>, sqlx::Error> {
     if names.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('jobs.queues', 0))").execute(&mut *connection).await?;
+    let settings = QueueSettings::default();
     sqlx::query!(
         "INSERT INTO jobs.queues (name, concurrency, backoff_base_ms, backoff_max_ms, max_attempts, timeout_ms, updated_at) \
-         SELECT name, $2, $3, $4, $5, $6, $7 FROM unnest($1::text[]) AS name ON CONFLICT (name) DO NOTHING",
+         SELECT name, $2, $3, $4, $5, $6, $7 FROM unnest($1::text[]) AS name \
+         WHERE NOT EXISTS (SELECT FROM jobs.queues AS known WHERE known.name = name.name) \
+         ORDER BY name LIMIT greatest(0, $8 - (SELECT count(*) FROM jobs.queues)) ON CONFLICT (name) DO NOTHING",
         names,
         number(settings.concurrency),
         number(settings.backoff_base_ms),
@@ -98,10 +103,17 @@ pub(crate) async fn make_queues(
         number(settings.max_attempts),
         number(settings.timeout_ms),
         now,
+        i64::from(max),
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    sqlx::query_scalar!(
+        r#"SELECT name AS "name!" FROM unnest($1::text[]) AS name
+           WHERE NOT EXISTS (SELECT FROM jobs.queues AS known WHERE known.name = name.name)"#,
+        names,
+    )
+    .fetch_all(connection)
+    .await
 }
 
 /// Makes a queue or changes it, and gives its new revision.

@@ -374,12 +374,12 @@ pub(crate) async fn last_ticks(connection: &mut PgConnection, ids: &[String]) ->
         .collect())
 }
 
-/// Forgets what was decided before this time, at most so many rows.
+/// Forgets what was decided before this time, at most so many rows, and says how many.
 pub(crate) async fn delete_ticks(
     connection: &mut PgConnection,
     before: DateTime<Utc>,
     limit: i64,
-) -> Result<(), sqlx::Error> {
+) -> Result<u64, sqlx::Error> {
     sqlx::query!(
         "UPDATE jobs.ticks SET is_open = false FROM jobs.schedules AS schedule \
          WHERE is_open AND due_at < $1 AND schedule.id = schedule_id AND NOT EXISTS (SELECT FROM jobs.jobs AS job \
@@ -388,7 +388,7 @@ pub(crate) async fn delete_ticks(
     )
     .execute(&mut *connection)
     .await?;
-    sqlx::query!(
+    let deleted = sqlx::query!(
         "DELETE FROM jobs.ticks WHERE (schedule_id, due_at) IN (SELECT schedule_id, due_at FROM jobs.ticks AS old \
          WHERE NOT is_open AND due_at < $1 AND EXISTS (SELECT FROM jobs.ticks AS later \
          WHERE later.schedule_id = old.schedule_id AND later.due_at > old.due_at) LIMIT $2)",
@@ -397,5 +397,5 @@ pub(crate) async fn delete_ticks(
     )
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(deleted.rows_affected())
 }
