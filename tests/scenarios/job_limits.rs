@@ -426,7 +426,7 @@ async fn a_job_that_waits_for_its_key_expires_while_the_key_is_taken() {
     let first = jobs::submit(&admin, &call).await;
     let work = bench.next().await;
     let last = jobs::submit(&admin, &call).await;
-    call["expiresAt"] = json!(subjects::Timestamp::from(chrono::Utc::now() + chrono::TimeDelta::seconds(20)));
+    call["expiresAt"] = json!(subjects::Timestamp::from(kernel::Clock::system().now() + chrono::TimeDelta::seconds(20)));
 
     let expiring = jobs::submit(&admin, &call).await;
     jobs::job_in(&admin, &expiring, "WAITING").await;
