@@ -8,7 +8,6 @@ use async_nats::{Message, Subscriber};
 use futures::StreamExt;
 use platform_tests::{Platform, Setup, broker::Broker, http::Http, jobs, wait};
 use serde_json::{Value, json};
-use sqlx::Connection;
 
 /// Work that comes to a worker, answered when the test says so.
 struct Bench {
@@ -139,40 +138,6 @@ async fn a_queues_concurrency_is_one_for_all_priorities_and_comes_back_from_runn
     }
     for id in &ids {
         jobs::job_in(&admin, id, "SUCCEEDED").await;
-    }
-}
-
-#[tokio::test]
-async fn what_a_runner_took_goes_back_when_its_time_is_over_though_it_cannot_ask() {
-    let platform = Setup::new().start().await;
-    let admin = platform.admin().await;
-    admin.put("/api/v1/queues/strict", &json!({ "concurrency": 2 })).await.json(200);
-    let mut bench = Bench::open(&platform, "work.strict.call").await;
-    let mut ids = submit_many(&admin, "strict", 2).await;
-    let running = [bench.next().await, bench.next().await];
-    for _ in 0..2 {
-        let job = json!({ "queue": "strict", "kind": "call", "priority": "LOW" });
-        ids.push(jobs::submit(&admin, &job).await);
-    }
-    let is_held = async |number: u64| (queue(&admin, "strict").await["running"].as_u64()? == number).then_some(());
-    wait::until("all are taken", async || is_held(4).await).await;
-
-    let mut database = platform.superuser().await;
-    let mut tx = database.begin().await.unwrap();
-    sqlx::query("LOCK TABLE jobs.job_slots IN ACCESS EXCLUSIVE MODE").execute(&mut *tx).await.unwrap();
-    wait::until("those that have not begun are given back", async || is_held(2).await).await;
-    tx.rollback().await.unwrap();
-
-    for work in &running {
-        bench.done(work).await;
-    }
-    for _ in 0..2 {
-        let work = bench.next().await;
-        bench.done(&work).await;
-    }
-    for id in &ids {
-        let job = jobs::job_in(&admin, id, "SUCCEEDED").await;
-        assert_eq!((&job["attempt"], &job["errors"]), (&json!(1), &json!([])), "{job}");
     }
 }
 
@@ -426,7 +391,8 @@ async fn a_job_that_waits_for_its_key_expires_while_the_key_is_taken() {
     let first = jobs::submit(&admin, &call).await;
     let work = bench.next().await;
     let last = jobs::submit(&admin, &call).await;
-    call["expiresAt"] = json!(subjects::Timestamp::from(kernel::Clock::system().now() + chrono::TimeDelta::seconds(20)));
+    call["expiresAt"] =
+        json!(subjects::Timestamp::from(kernel::Clock::system().now() + chrono::TimeDelta::seconds(20)));
 
     let expiring = jobs::submit(&admin, &call).await;
     jobs::job_in(&admin, &expiring, "WAITING").await;
