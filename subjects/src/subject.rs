@@ -15,6 +15,11 @@ impl Token {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         ((1..=TOKEN_MAX).contains(&text.len()) && text.bytes().all(fits)).then(|| Self(text.to_owned()))
     }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for Token {

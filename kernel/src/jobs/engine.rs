@@ -191,13 +191,13 @@ impl Engine {
     }
 
     /// Tells what happens to a job, to who watches and for the history.
-    pub(super) async fn tell(&self, transition: Transition) {
-        self.enter(Entry { transition, is_shown: false, settles: None }).await;
+    pub(super) fn tell(&self, transition: Transition) -> impl Future<Output = ()> {
+        self.note(transition, false)
     }
 
     /// Tells for the history, and where they have not seen it for those who watch.
-    pub(super) async fn note(&self, transition: Transition, is_shown: bool) {
-        self.enter(Entry { transition, is_shown, settles: None }).await;
+    pub(super) fn note(&self, transition: Transition, is_shown: bool) -> impl Future<Output = ()> {
+        self.enter(Entry { transition: Box::new(transition), is_shown, settles: None })
     }
 
     pub(super) fn service(&self) -> &'static str {
@@ -245,8 +245,8 @@ impl Engine {
     }
 
     /// Tells the end of a run, upon which the job is acknowledged.
-    pub(super) async fn settle(&self, transition: Transition, lease: Lease, ack: Subject) {
-        self.enter(Entry { transition, is_shown: false, settles: Some((lease, ack)) }).await;
+    pub(super) fn settle(&self, transition: Transition, lease: Lease, ack: Subject) -> impl Future<Output = ()> {
+        self.enter(Entry { transition: Box::new(transition), is_shown: false, settles: Some((lease, ack)) })
     }
 
     async fn enter(&self, entry: Entry) {
@@ -263,7 +263,7 @@ impl Engine {
         }
         let mut transition = transition(job, State::Running, self.now());
         transition.progress = Some(RawJson { text: progress });
-        let _ = self.0.journal.try_send(Entry { transition, is_shown: false, settles: None });
+        let _ = self.0.journal.try_send(Entry { transition: Box::new(transition), is_shown: false, settles: None });
     }
 
     pub(super) fn count(&self, queue: &str, outcome: &'static str) {
@@ -359,9 +359,9 @@ impl Drop for Begun {
 /// What is told of a job in every state.
 pub(super) fn transition(job: &Job, state: State, at: DateTime<Utc>) -> Transition {
     Transition {
-        job_id: job.id.to_string(),
-        queue: job.place.queue.to_string(),
-        kind: job.place.kind.to_string(),
+        job_id: job.id.as_str().to_owned(),
+        queue: job.place.queue.as_str().to_owned(),
+        kind: job.place.kind.as_str().to_owned(),
         state: state.into(),
         at: Some(at.into()),
         round: job.round,

@@ -273,9 +273,10 @@ fn time(header: &str, text: &str) -> Result<DateTime<Utc>, String> {
         .map_err(|_| fault(header, "must be a time as in RFC 3339"))
 }
 
-/// The first value of a header.
+/// The first value of a header. A job has few, and to look one up by its name would allocate it.
 pub(super) fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).map(async_nats::HeaderValue::as_str)
+    let (_, values) = headers.iter().find(|(known, _)| AsRef::<str>::as_ref(*known) == name)?;
+    values.first().map(async_nats::HeaderValue::as_str)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ const OPENING: &[u8] = br#"{"transitions":["#;
 const END: &[u8] = b"]}";
 
 /// Batches that are stored at once. Should one overtake the other, ranks have the history show what happened last.
-const STORED_MAX: usize = 4;
+const STORED_MAX: usize = 8;
 
 /// Entries that are taken without looking at their size; with large ones a batch may be far larger than it wants to be.
 const AT_ONCE_MAX: usize = 32;
@@ -45,7 +45,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// What happened to a job.
 pub(super) struct Entry {
-    pub(super) transition: Transition,
+    pub(super) transition: Box<Transition>,
     /// Whether who watches has seen it already.
     pub(super) is_shown: bool,
     /// What is acknowledged when it is stored.
@@ -181,7 +181,7 @@ async fn told(broker: &JobBroker, mut batch: Vec<Entry>) -> Vec<(Bytes, Settled)
             carry(&mut batch, place, later[place]);
             continue;
         }
-        let encoded = subjects::json::encode(&batch[place].transition);
+        let encoded = subjects::json::encode(&*batch[place].transition);
         if is_stored {
             bodies.push(&encoded);
             // Only how a run ends settles anything, and nothing stands for that.
@@ -232,7 +232,7 @@ mod tests {
 
     fn entry(id: &str, attempt: u32, state: State) -> Entry {
         let transition = Transition { job_id: id.to_owned(), attempt, state: state.into(), ..Transition::default() };
-        Entry { transition, is_shown: true, settles: None }
+        Entry { transition: Box::new(transition), is_shown: true, settles: None }
     }
 
     #[test]

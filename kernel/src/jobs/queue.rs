@@ -40,8 +40,8 @@ use super::slots::{Concurrency, Limit, Slots};
 use crate::telemetry::{self, Kind};
 use crate::{Context, Error};
 
-/// Jobs taken from a lane at once, at most.
-const TAKEN_MAX: usize = 256;
+/// Jobs taken from a lane and not begun, at most: where jobs are short, what is on its way while as many are run.
+const TAKEN_MAX: usize = 1_024;
 
 /// A run that is over sooner is noted in the history once.
 const TOLD_AFTER: Duration = Duration::from_millis(20);
@@ -327,6 +327,8 @@ impl Runner {
     }
 
     /// Runs a job that begins, and gives any other back.
+    ///
+    /// What few jobs come to is awaited on the heap (`Box::pin` below): every job is moved with the room for it.
     async fn handle(&self, held: Held, begins: bool, limits: &watch::Receiver<Limit>) {
         if !begins {
             return self.give_back_unbegun(&held).await;
@@ -340,7 +342,7 @@ impl Runner {
                 return self.bury_unread(&held, &Place { queue, kind, lane: Lane::Normal }, &fault).await;
             }
         };
-        let patience = self.work.patience(&place.kind.to_string());
+        let patience = self.work.patience(place.kind.as_str());
         match held.delivery.job(place.clone(), patience) {
             Ok(job) => self.handle_job(held, job, limits).await,
             Err(fault) => self.bury_unread(&held, &place, &fault).await,
@@ -370,7 +372,7 @@ impl Runner {
         match self.ask_ledger(&held, &job, limits, || self.engine.take_key(database, &job, &key)).await {
             Some(Asked::Taken(key)) => {
                 self.run_job(&held, job, Some(&key.lost), limits).await;
-                self.engine.give_key_back(database, key).await;
+                Box::pin(self.engine.give_key_back(database, key)).await;
             }
             Some(Asked::Kept) => self.wait_for_key(&held, job).await,
             None => {}
@@ -460,7 +462,7 @@ impl Runner {
     {
         let mut pause = LEDGER_PAUSE_MIN;
         loop {
-            let error = match ask().await {
+            let error = match Box::pin(ask()).await {
                 Ok(said) => return Some(said),
                 Err(error) => error,
             };
@@ -508,7 +510,7 @@ impl Runner {
     /// One that takes its process down sooner than it is told of runs once more.
     async fn note_last(&self, job: &Job) -> Infallible {
         sleep(TOLD_AFTER).await;
-        if let Err(error) = self.engine.note_first(job).await {
+        if let Err(error) = Box::pin(self.engine.note_first(job)).await {
             tracing::debug!(queue = self.queue, ?error, "That a job begins cannot be noted.");
         }
         std::future::pending().await
@@ -517,7 +519,7 @@ impl Runner {
     /// What asked for an id that stays unique has ended.
     async fn note_end(&self, job: &Job) {
         if let Some(database) = self.engine.database().filter(|_| job.unique)
-            && let Err(error) = self.engine.note_end(database, job).await
+            && let Err(error) = Box::pin(self.engine.note_end(database, job)).await
         {
             // Counts as if it went on: published again it is dropped all the same, unless the stream was lost meanwhile.
             tracing::warn!(queue = self.queue, ?error, "That a job has ended cannot be noted.");
@@ -535,9 +537,9 @@ impl Runner {
             Some(trace) => cx.with_trace(trace),
             None => cx,
         });
-        let mut running = transition(job, State::Running, started_at);
-        running.started_at = Some(started_at.into());
-        let is_shown = self.engine.broker().show(&running).await;
+        let running =
+            || Transition { started_at: Some(started_at.into()), ..transition(job, State::Running, started_at) };
+        let is_shown = self.engine.broker().show_made(running).await;
         let run = Run { job: job.clone(), cx, engine: self.engine.clone(), cancelled: begun.token.clone() };
         // What makes the future may panic as well as what it does.
         let work = AssertUnwindSafe(async { self.work.run(&run).await }).catch_unwind();
@@ -546,7 +548,7 @@ impl Runner {
         // Beside the work: it goes on, and ends in time, while the history takes nothing.
         let mut telling = std::pin::pin!(async {
             sleep_until(tell_at).await;
-            self.engine.note(Transition { args: arguments(job), ..running.clone() }, is_shown).await;
+            self.engine.note(Transition { args: arguments(job), ..running() }, is_shown).await;
         });
         let mut is_told = false;
         loop {
@@ -579,21 +581,21 @@ impl Runner {
         match outcome {
             Outcome::Done(result) => {
                 self.engine.count(&self.queue, "succeeded");
+                self.note_end(&job).await;
                 let mut done = transition(&job, State::Succeeded, self.engine.now());
                 done.started_at = started.map(Into::into);
                 done.args = arguments(&job);
                 done.result = (!result.is_empty()).then_some(RawJson { text: result });
-                self.note_end(&job).await;
                 self.engine.settle(done, held.lease, held.delivery.ack.clone()).await;
             }
             Outcome::Cancelled => {
                 self.engine.count(&self.queue, "cancelled");
+                self.note_end(&job).await;
                 let mut cancelled = transition(&job, State::Cancelled, self.engine.now());
                 cancelled.started_at = started.map(Into::into);
                 cancelled.args = arguments(&job);
                 cancelled.headers = pairs(&job.headers).map(|(name, value)| Header { name, value }).collect();
                 cancelled.set_priority(priority(job.place.lane));
-                self.note_end(&job).await;
                 self.engine.settle(cancelled, held.lease, held.delivery.ack.clone()).await;
             }
             Outcome::Permanent(error) => self.bury(held, &job, Reason::Permanent, &error, started).await,
@@ -652,7 +654,7 @@ impl Runner {
     }
 
     async fn put_off(&self, job: &Job, attempt: u32, waits: u32, run_at: DateTime<Utc>) -> bool {
-        self.insist("A job cannot be put off", || self.engine.put_off(job, attempt, waits, run_at)).await
+        Box::pin(self.insist("A job cannot be put off", || self.engine.put_off(job, attempt, waits, run_at))).await
     }
 
     async fn bury_unread(&self, held: &Held, place: &Place, fault: &str) {
@@ -704,11 +706,8 @@ impl Runner {
             append(&mut headers, name, &value);
         }
         let letter = job.place.dead_letter_subject();
-        let stored = self
-            .insist("A dead letter cannot be stored", || {
-                self.engine.broker().store(letter.clone(), headers.clone(), held.delivery.body.clone())
-            })
-            .await;
+        let store = || self.engine.broker().store(letter.clone(), headers.clone(), held.delivery.body.clone());
+        let stored = Box::pin(self.insist("A dead letter cannot be stored", store)).await;
         if !stored {
             return self.give_back(held).await;
         }
@@ -744,8 +743,8 @@ impl Runner {
         if held.delivery.delivered == 1
             && self.work.is_in_process()
             && let Ok(place) = held.delivery.place()
-            && let Ok(job) = held.delivery.job(place.clone(), self.work.patience(&place.kind.to_string()))
-            && !matches!(timeout(LEDGER_WAIT, self.engine.note_unbegun(&job)).await, Ok(Ok(())))
+            && let Ok(job) = held.delivery.job(place.clone(), self.work.patience(place.kind.as_str()))
+            && !matches!(timeout(LEDGER_WAIT, Box::pin(self.engine.note_unbegun(&job))).await, Ok(Ok(())))
         {
             tracing::debug!(queue = self.queue, id = %job.id, "That a job has not begun cannot be noted.");
         }
