@@ -1,7 +1,6 @@
 //! What the queue protocol asks of the broker: to store with acknowledgement, to look, and for the jobs service to make, hold
 //! and empty queues. The rights for the latter are that service's alone.
 
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -593,18 +592,12 @@ impl JobBroker {
     }
 
     /// Shows what happens to a job to who watches. Nobody may, and one who does may miss it: it is in the history. Of very much
-    /// at once some is not shown, and false is given.
-    pub async fn show(&self, transition: &Transition) -> bool {
-        self.show_made(|| transition).await
-    }
-
-    /// The same of what is made only where it is shown.
-    pub(super) async fn show_made<T: Borrow<Transition>>(&self, make: impl FnOnce() -> T) -> bool {
+    /// at once some is not shown nor made, and false is given.
+    pub async fn show(&self, make: impl FnOnce() -> Transition) -> bool {
         let is_shown = self.may_show();
         if is_shown {
-            let made = make();
-            let transition = made.borrow();
-            self.show_encoded(&transition.job_id, subjects::json::encode(transition).into()).await;
+            let transition = make();
+            self.show_encoded(&transition.job_id, subjects::json::encode(&transition).into()).await;
         }
         is_shown
     }

@@ -539,7 +539,7 @@ impl Runner {
         });
         let running =
             || Transition { started_at: Some(started_at.into()), ..transition(job, State::Running, started_at) };
-        let is_shown = self.engine.broker().show_made(running).await;
+        let is_shown = self.engine.broker().show(running).await;
         let run = Run { job: job.clone(), cx, engine: self.engine.clone(), cancelled: begun.token.clone() };
         // What makes the future may panic as well as what it does.
         let work = AssertUnwindSafe(async { self.work.run(&run).await }).catch_unwind();

@@ -88,7 +88,7 @@ async fn take(jobs: &Jobs, cx: &Context, accepted: Vec<Accepted>, action: &str) 
     tx.commit().await?;
 
     for &place in &fresh {
-        broker.show(&pending(&new[place], cx.now())).await;
+        broker.show(|| pending(&new[place], cx.now())).await;
     }
     if names.iter().any(|queue| job::runner_of(queue).is_none()) {
         jobs.queues.notify_one();

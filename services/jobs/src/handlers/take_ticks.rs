@@ -164,7 +164,7 @@ pub(super) async fn submit_noted(jobs: &Jobs, tx: &mut Transaction, noted: Vec<N
         storage::note_sequences(tx, &places).await?;
     }
     for NotedJob { job, .. } in &noted {
-        broker.show(&pending(job, now)).await;
+        broker.show(|| pending(job, now)).await;
     }
     if noted.iter().any(|noted| job::runner_of(&noted.job.queue).is_none()) {
         jobs.queues.notify_one();
