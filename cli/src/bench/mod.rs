@@ -106,6 +106,9 @@ pub enum Bench {
         /// Jobs a second for how soon they are begun.
         #[arg(long, default_value_t = 100)]
         rate: u64,
+        /// Measures only this; may be given more than once.
+        #[arg(long, value_enum)]
+        only: Vec<jobs::Subject>,
     },
     /// A part of a benchmark, started by it.
     #[command(subcommand, hide = true)]
@@ -179,8 +182,8 @@ pub fn run(bench: Bench) -> Result<ExitCode> {
         Bench::Authz { run, users, roles, permissions, in_flight } => {
             measure(authz::measure(&run, authz::Size { users, roles, permissions }, &in_flight))
         }
-        Bench::Jobs { run, concurrency, jobs, rate } => {
-            measure(jobs::measure(&run, &jobs::Load { concurrency, jobs, rate }))
+        Bench::Jobs { run, concurrency, jobs, rate, only } => {
+            measure(jobs::measure(&run, &jobs::Load { concurrency, jobs, rate, only }))
         }
         Bench::Serve(Part::Jobs) => Ok(kernel::run::<jobs::BenchRunner>()),
         Bench::Serve(Part::FloorAuthz { nats_url, key_file }) => {

@@ -15,6 +15,11 @@ pub(super) struct Round {
 }
 
 impl Round {
+    /// What was not measured.
+    pub(super) fn unknown() -> Self {
+        Self { rate: f64::NAN, p50_us: f64::NAN, p99_us: f64::NAN, cpu_us: f64::NAN }
+    }
+
     pub(super) fn of(outcome: &Outcome, cpu_us: f64) -> Self {
         Self {
             rate: outcome.rate(),

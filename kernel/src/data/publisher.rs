@@ -250,9 +250,10 @@ impl Publisher {
     }
 
     /// Publishes one message.
-    pub(super) async fn publish(&mut self, stream: &'static str, message: &Outgoing<'_>) -> Result<Ack, PublishError> {
-        let headers = headers(stream, message);
-        let token = self.send(message.subject.to_owned(), headers, message.payload.clone()).await?;
+    pub(super) async fn publish(&mut self, stream: &'static str, message: Outgoing<'_>) -> Result<Ack, PublishError> {
+        let Outgoing { subject, mut headers, payload } = message;
+        append(&mut headers, "Nats-Expected-Stream", stream);
+        let token = self.send(subject.to_owned(), headers, payload).await?;
         let ack = self.reply(&[token]).await?;
         self.note_place(stream, &ack);
         Ok(ack)
@@ -262,19 +263,20 @@ impl Publisher {
     pub(super) async fn publish_batch(
         &mut self,
         stream: &'static str,
-        messages: &[Outgoing<'_>],
+        messages: Vec<Outgoing<'_>>,
     ) -> Result<Ack, PublishError> {
-        let Some(last) = messages.len().checked_sub(1) else { return Err(PublishError::Unknown) };
+        let count = messages.len();
+        let Some(last) = count.checked_sub(1) else { return Err(PublishError::Unknown) };
         let batch = self.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned();
         let mut tokens = Vec::with_capacity(2);
-        for (index, message) in messages.iter().enumerate() {
-            let mut headers = headers(stream, message);
+        for (index, Outgoing { subject, mut headers, payload }) in messages.into_iter().enumerate() {
+            append(&mut headers, "Nats-Expected-Stream", stream);
             append(&mut headers, "Nats-Batch-Id", &batch);
             append(&mut headers, "Nats-Batch-Sequence", &(index + 1).to_string());
             if index == last {
                 append(&mut headers, "Nats-Batch-Commit", "1");
             }
-            let (subject, payload) = (message.subject.to_owned(), message.payload.clone());
+            let subject = subject.to_owned();
             if index == 0 || index == last {
                 let sent = self.send(subject, headers, payload).await;
                 tokens.push(sent.map_err(|error| sent_some(index, error))?);
@@ -286,7 +288,7 @@ impl Publisher {
             }
         }
         let ack: Ack = self.reply(&tokens).await?;
-        if ack.count != u64::try_from(messages.len()).ok() {
+        if ack.count != u64::try_from(count).ok() {
             return Err(PublishError::Unknown);
         }
         self.note_place(stream, &ack);
@@ -352,12 +354,6 @@ fn read<T: for<'de> Deserialize<'de>>(message: &Message) -> Result<T, PublishErr
 
 fn no_stream() -> PublishError {
     PublishError::NotSent("no stream takes it, or JetStream is not up".to_owned())
-}
-
-fn headers(stream: &str, message: &Outgoing<'_>) -> HeaderMap {
-    let mut headers = message.headers.clone();
-    append(&mut headers, "Nats-Expected-Stream", stream);
-    headers
 }
 
 /// Adds a header. One that cannot be sent is left out: it must not keep its message and all behind it.

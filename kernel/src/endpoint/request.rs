@@ -76,17 +76,15 @@ impl Envelope {
             return Err(Error::new(431, "headers_too_large", "The headers are larger than 16 KiB."));
         }
         let plain = Plain::read(map)?;
-        match map.get(headers::CONTEXT.clone()) {
+        match plain.context {
             None => plain.into_envelope(),
-            Some(_) if map.get_all(headers::CONTEXT.clone()).count() > 1 => Err(duplicate()),
             Some(_) if !plain.is_empty() => {
                 let detail = "Trunkline-Context and the headers that it stands for must not be given together.";
                 Err(Error::malformed("conflicting_headers", detail))
             }
             Some(value) => {
-                let context = wire::parse(value.as_str());
-                let context =
-                    context.ok_or_else(|| Error::malformed("invalid_header", "Trunkline-Context is broken."))?;
+                let context = wire::parse(value)
+                    .ok_or_else(|| Error::malformed("invalid_header", "Trunkline-Context is broken."))?;
                 Self::from_context(context)
             }
         }
@@ -114,9 +112,10 @@ impl Envelope {
     }
 }
 
-/// The plain headers, each at most once.
+/// The headers that count, each at most once: those that people write, or the one that stands for them.
 #[derive(Default)]
 struct Plain<'a> {
+    context: Option<&'a str>,
     authorization: Option<&'a str>,
     content_type: Option<&'a str>,
     idempotency_key: Option<&'a str>,
@@ -137,7 +136,7 @@ impl<'a> Plain<'a> {
                 if name != <_ as AsRef<str>>::as_ref(&headers::CONTEXT) {
                     return Err(Error::malformed("invalid_header", "Trunkline-Context is written in another way."));
                 }
-                continue;
+                &mut plain.context
             } else if is(&headers::AUTHORIZATION) {
                 &mut plain.authorization
             } else if is(&headers::CONTENT_TYPE) {
@@ -163,6 +162,7 @@ impl<'a> Plain<'a> {
         Ok(plain)
     }
 
+    /// Whether none of those that people write is there.
     fn is_empty(&self) -> bool {
         let all = [
             self.authorization,

@@ -1,6 +1,7 @@
 //! What the queue protocol asks of the broker: to store with acknowledgement, to look, and for the jobs service to make, hold
 //! and empty queues. The rights for the latter are that service's alone.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,6 +38,10 @@ const HELD_FOR: chrono::TimeDelta = chrono::TimeDelta::days(36_500);
 /// Jobs of an atomic batch: fewer are sooner stored by themselves, more the broker does not take.
 const BATCH_MIN: usize = 8;
 const BATCH_MAX: usize = 1_000;
+
+static MESSAGE_ID: HeaderName = HeaderName::from_static(header::MESSAGE_ID);
+static BATCH_ID: HeaderName = HeaderName::from_static("Nats-Batch-Id");
+static BATCH_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Batch-Sequence");
 
 /// What is shown to who watches in the time of a window, at most. Nobody reads more, and at a rate where it matters it would
 /// cost as much as the work.
@@ -278,7 +283,7 @@ impl JobBroker {
     }
 
     /// As [`JobBroker::submit`] for each, in their order. Those that are due at once are stored together where they are many.
-    pub async fn submit_all(&self, jobs: &[Submission], now: DateTime<Utc>) -> Result<Vec<Stored>> {
+    pub async fn submit_all(&self, jobs: &[&Submission], now: DateTime<Utc>) -> Result<Vec<Stored>> {
         let at_once = jobs.iter().all(|job| job.run_at.is_none_or(|run_at| run_at <= now));
         if at_once && (BATCH_MIN..=BATCH_MAX).contains(&jobs.len()) {
             match self.submit_batch(jobs).await {
@@ -294,16 +299,16 @@ impl JobBroker {
     }
 
     /// All or none (ADR-50).
-    async fn submit_batch(&self, jobs: &[Submission]) -> Result<Vec<Stored>, Ask> {
+    async fn submit_batch(&self, jobs: &[&Submission]) -> Result<Vec<Stored>, Ask> {
         let batch = self.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned();
         let deadline = Instant::now() + ACK_WAIT;
         let mut committed = None;
         for (place, job) in jobs.iter().enumerate() {
             let mut headers = HeaderMap::new();
             job.headers.iter().for_each(|(name, value)| append(&mut headers, name, value));
-            append(&mut headers, header::MESSAGE_ID, &job.place.message_id(&job.id));
-            append(&mut headers, "Nats-Batch-Id", &batch);
-            append(&mut headers, "Nats-Batch-Sequence", &(place + 1).to_string());
+            append_known(&mut headers, &MESSAGE_ID, &job.place.message_id(&job.id));
+            append_known(&mut headers, &BATCH_ID, &batch);
+            append_known(&mut headers, &BATCH_SEQUENCE, &(place + 1).to_string());
             let (subject, body) = (job.place.subject(), job.arguments.clone());
             if place + 1 < jobs.len() {
                 let sent = timeout_at(deadline, self.client.publish_with_headers(subject, headers, body)).await;
@@ -688,22 +693,37 @@ pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
 
 /// Adds a header; one that cannot be sent is left out, since it must not keep its job.
 pub(super) fn append(headers: &mut HeaderMap, name: &str, value: &str) {
-    if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), line(value).parse::<HeaderValue>()) {
-        headers.append(name, value);
-    } else {
-        tracing::error!(header = name.escape_debug().to_string(), "A header of a job cannot be sent.");
+    match name.parse() {
+        Ok(known) => append_known(headers, &known, value),
+        Err(_) => cannot_send(name),
     }
+}
+
+/// The same for a name that is looked at once and sent often.
+fn append_known(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+    match line(value).parse::<HeaderValue>() {
+        Ok(value) => headers.append(name.clone(), value),
+        Err(_) => cannot_send(name.as_ref()),
+    }
+}
+
+fn cannot_send(name: &str) {
+    tracing::error!(header = name.escape_debug().to_string(), "A header of a job cannot be sent.");
 }
 
 /// Every header with every value, fit to be kept as text and sent again.
 pub(super) fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (String, String)> {
     let all = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-    all.map(|(name, value)| (name.to_string(), line(value.as_str())))
+    all.map(|(name, value)| (name.to_string(), line(value.as_str()).into_owned()))
 }
 
 /// What can neither be sent nor kept by the database becomes a space.
-fn line(value: &str) -> String {
-    value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+fn line(value: &str) -> Cow<'_, str> {
+    if value.contains(char::is_control) {
+        value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    } else {
+        Cow::Borrowed(value)
+    }
 }
 
 fn found(stream: &'static str, headers: &HeaderMap) -> Result<Found> {

@@ -84,7 +84,8 @@ impl TokenVerifier {
             self.0.outcomes.remembered.inc();
             return Ok(claims);
         }
-        let verified = self.verify_afresh(token).await;
+        // Seldom: apart, so that requests are not moved about with the room that it takes.
+        let verified = Box::pin(self.verify_afresh(token)).await;
         match &verified {
             Ok(remembered) => {
                 self.0.outcomes.verified.inc();

@@ -2,18 +2,18 @@
 //! says that it changed. Where what is kept is not new enough, or may have been missed, the truth is read past it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::future::BoxFuture;
 use kernel::authorization::{Change, Changes, Consistency, ConsistencyToken, Decide, Listen, WAIT_MAX};
 use kernel::cache::{Bounds, Cache, Caches, Filled};
 use kernel::{Caller, Context, Database, Error, Result};
 use subjects::identity::v1::{GetUserRolesRequest, IdentityClient};
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::domain::{Catalogue, Engine, Fault, GroupHolding, Holdings, Pattern, Policy};
+use crate::domain::{Catalogue, Engine, Fault, GroupHolding, Holdings, Pattern, Policy, Principal};
 use crate::storage;
 
 /// What is kept of users at most.
@@ -23,9 +23,9 @@ const HOLDINGS_BOUNDS: Bounds = Bounds { entries: 100_000, weight: 32 * 1024 * 1
 const POLICY_BOUNDS: Bounds = Bounds { entries: 1, weight: 1 };
 
 /// Bytes of a user's holdings beside the names in it, about.
-const HOLDINGS_BYTES: u64 = 160;
+const HOLDINGS_BYTES: u64 = 208;
 /// Bytes of a name in it beside its text, about.
-const NAME_BYTES: u64 = 24;
+const NAME_BYTES: u64 = 28;
 
 /// What holdings rest on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,12 +41,12 @@ pub(crate) struct Knowledge {
     identity: IdentityClient<Caller>,
     catalogue: Catalogue,
     changes: Changes,
-    holdings: Cache<Uuid, Arc<Holdings>, Ground>,
+    holdings: Cache<Uuid, Arc<Held>, Ground>,
     engine: Cache<(), Arc<Engine>>,
     /// Reads of the whole truth that have begun.
     truths: AtomicU64,
     /// The number of the last one that ended, and what it brought for as long as somebody makes use of that.
-    last_truth: Mutex<(u64, Weak<Engine>)>,
+    last_truth: tokio::sync::Mutex<(u64, Weak<Engine>)>,
     engines: AtomicU64,
 }
 
@@ -54,11 +54,42 @@ pub(crate) struct Knowledge {
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) holdings: Arc<Holdings>,
+    pub(crate) holdings: Arc<Held>,
     /// Whether the engine knows all roles, and not only those that decide.
     pub(crate) is_whole: bool,
     /// Everything up to here is known in it; `None` where that cannot be told.
     pub(crate) token: Option<ConsistencyToken>,
+}
+
+/// What a user holds, made ready for the engine that decided last.
+#[derive(Debug)]
+pub(crate) struct Held {
+    holdings: Holdings,
+    ready: Mutex<Option<Principal>>,
+}
+
+impl Held {
+    fn new(holdings: Holdings) -> Arc<Self> {
+        Arc::new(Self { holdings, ready: Mutex::default() })
+    }
+
+    /// Whether the user has the permission, or all that a pattern covers.
+    fn permits(&self, engine: &Engine, permission: &str) -> bool {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Ok(allowed)) = ready.as_ref().map(|principal| engine.decide(principal, permission)) {
+            return allowed;
+        }
+        let principal = ready.insert(engine.principal(self.holdings.roles()));
+        engine.decide(principal, permission).unwrap_or(false)
+    }
+}
+
+impl Deref for Held {
+    type Target = Holdings;
+
+    fn deref(&self) -> &Holdings {
+        &self.holdings
+    }
 }
 
 /// What is kept, at a moment.
@@ -71,19 +102,13 @@ struct Look<'a> {
 
 impl Look<'_> {
     /// What is known of a user.
-    #[tracing::instrument(name = "domain.permission.resolve", skip_all)]
     async fn at_user(&self, cx: &Context, user_id: Uuid) -> Result<Known> {
         let Look { knowledge, token, engine } = self;
-        let read = async || {
-            let holdings = knowledge.read_holdings(cx, user_id).await?;
-            let groups = holdings.groups.iter().map(|group| Ground::Group(group.id.as_str().into()));
-            let grounds: Vec<_> = groups.chain([Ground::User(user_id)]).collect();
-            // Of nobody nothing is kept: who asks for made-up users drives nobody out.
-            let counts = holdings.counts;
-            let holdings = Arc::new(holdings);
-            Ok(if counts { Filled::tagged(holdings, grounds) } else { Filled::passing(holdings) })
+        let holdings = match knowledge.holdings.get(&user_id) {
+            Some(holdings) => holdings,
+            // Seldom: apart, so that the answer from what is kept is not moved about with the room that reading takes.
+            None => Box::pin(knowledge.fill_holdings(cx, user_id)).await?,
         };
-        let holdings = knowledge.holdings.get_or_fill(user_id, read).await?;
         Ok(Known { engine: Arc::clone(engine), holdings, is_whole: true, token: *token })
     }
 }
@@ -104,7 +129,7 @@ impl Knowledge {
             holdings: caches.open("holdings", HOLDINGS_BOUNDS, |_, holdings, _| weigh(holdings)),
             engine: caches.open("policy", POLICY_BOUNDS, |(), _, _| 1),
             truths: AtomicU64::new(0),
-            last_truth: Mutex::new((0, Weak::new())),
+            last_truth: tokio::sync::Mutex::new((0, Weak::new())),
             engines: AtomicU64::new(0),
         });
         knowledge.lost();
@@ -120,7 +145,7 @@ impl Knowledge {
         }
         let token = self.changes.token();
         let engine = self.read_truth().await?;
-        let holdings = Arc::new(self.read_holdings(cx, user_id).await?);
+        let holdings = Held::new(self.read_holdings(cx, user_id).await?);
         Ok(Known { engine, holdings, is_whole: true, token })
     }
 
@@ -130,7 +155,7 @@ impl Knowledge {
         if self.is_at_hand(consistency).await {
             return self.look().await?.at_user(cx, user_id).await;
         }
-        let mut known = self.read_holders(cx, BTreeSet::from([user_id])).await?;
+        let mut known = Box::pin(self.read_holders(cx, BTreeSet::from([user_id]))).await?;
         Ok(known.remove(&user_id).expect("who is read is known"))
     }
 
@@ -164,7 +189,7 @@ impl Knowledge {
         let policy = storage::load_policy_of(&mut *self.database.pool().acquire().await?, &roles).await?;
         let engine = self.compile(policy);
         let known = held.into_iter().map(|(user_id, holdings)| {
-            let (engine, holdings) = (Arc::clone(&engine), Arc::new(holdings));
+            let (engine, holdings) = (Arc::clone(&engine), Held::new(holdings));
             (user_id, Known { engine, holdings, is_whole: false, token })
         });
         Ok(known.collect())
@@ -176,7 +201,22 @@ impl Knowledge {
             return Ok(known.engine.knows(pattern));
         }
         // Named by a role which the user does not hold, and declared no more, or by another version of this service.
-        Ok(storage::is_named(&mut *self.database.pool().acquire().await?, pattern).await?)
+        Box::pin(async { Ok(storage::is_named(&mut *self.database.pool().acquire().await?, pattern).await?) }).await
+    }
+
+    /// What a user holds, for who has found nothing kept of it.
+    #[tracing::instrument(name = "domain.permission.resolve", skip_all)]
+    async fn fill_holdings(&self, cx: &Context, user_id: Uuid) -> Result<Arc<Held>> {
+        let read = async || {
+            let holdings = self.read_holdings(cx, user_id).await?;
+            let groups = holdings.groups.iter().map(|group| Ground::Group(group.id.as_str().into()));
+            let grounds: Vec<_> = groups.chain([Ground::User(user_id)]).collect();
+            // Of nobody nothing is kept: who asks for made-up users drives nobody out.
+            let counts = holdings.counts;
+            let held = Held::new(holdings);
+            Ok(if counts { Filled::tagged(held, grounds) } else { Filled::passing(held) })
+        };
+        self.holdings.fill(user_id, read).await
     }
 
     async fn look(&self) -> Result<Look<'_>> {
@@ -197,7 +237,10 @@ impl Knowledge {
 
     /// The policy as it is kept; read where it is not.
     async fn engine(&self) -> Result<Arc<Engine>> {
-        self.engine.get_or_fill((), async || self.read_engine().await.map(Filled::new)).await
+        match self.engine.get(&()) {
+            Some(engine) => Ok(engine),
+            None => Box::pin(self.engine.fill((), async || self.read_engine().await.map(Filled::new))).await,
+        }
     }
 
     /// The policy as it is stored at some moment from now on. One reads at a time, and what that brings is for all who came before
@@ -258,8 +301,7 @@ impl Decide for Knowledge {
 impl Known {
     /// Whether the user has the permission, or all that a pattern covers.
     pub(crate) fn allows(&self, permission: &str) -> bool {
-        let principal = self.engine.principal(self.holdings.roles());
-        self.engine.decide(&principal, permission).unwrap_or(false)
+        self.holdings.permits(&self.engine, permission)
     }
 }
 

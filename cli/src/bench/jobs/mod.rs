@@ -10,9 +10,11 @@ mod platform;
 mod queue;
 mod runner;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
 
 use self::outbox::Outbox;
 use self::platform::Whole;
@@ -34,10 +36,50 @@ pub(super) struct Load {
     pub(super) jobs: Option<u64>,
     /// Jobs a second for how soon they are begun.
     pub(super) rate: u64,
+    /// What is measured; everything where nothing is said.
+    pub(super) only: Vec<Subject>,
 }
 
-/// Sides of a round, in their order.
-const SIDES: usize = 11;
+/// What can be measured by itself, each beside its floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// Jobs published one by one.
+    Publish,
+    /// Jobs submitted over HTTP, one by one, and then run by the jobs service.
+    Submit,
+    /// Jobs submitted over HTTP, a thousand a call, and then run by the jobs service.
+    Batches,
+    /// Jobs submitted with changes.
+    Outbox,
+    /// Jobs run by the kernel's runner.
+    Run,
+    /// How soon a job is begun.
+    Pickup,
+}
+
+/// What is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Figure {
+    RawPublish,
+    RawBatches,
+    RawDrain,
+    RawPickup,
+    Publish,
+    Drain,
+    Pickup,
+    Outbox,
+    Submit,
+    Batches,
+    Whole,
+}
+
+type Rounds = HashMap<Figure, Vec<Round>>;
+
+impl Load {
+    fn measures(&self, subject: Subject) -> bool {
+        self.only.is_empty() || self.only.contains(&subject)
+    }
+}
 
 pub(super) async fn measure(run: &Run, load: &Load) -> Result<()> {
     let bed = Bed::start(run, &["auth", "authz", "identity", "jobs", "gateway"]).await?;
@@ -60,50 +102,70 @@ pub(super) async fn measure(run: &Run, load: &Load) -> Result<()> {
     // More than a power-safe broker drains, or any, in the time of a round.
     let a_second = if matches!(run.sync, SyncMode::Always) { 5_000 } else { 50_000 };
     let jobs = load.jobs.unwrap_or(run.seconds.max(1) * a_second);
-    let mut rounds: [Vec<Round>; SIDES] = Default::default();
+    let mut rounds = Rounds::default();
     let mut recorded = Vec::new();
     for number in 0..=run.rounds {
         let warming = number == 0;
         let duration = if warming { Duration::from_secs(1) } else { run.duration() };
         let jobs = if warming { jobs.min(2_000) } else { jobs };
+        let mut round = Vec::new();
 
-        let raw_publish = measured(&client, raw.publish(duration, false)).await.context("raw publishes")?;
-        let raw_batches = measured(&client, raw.publish_batches(duration)).await.context("raw batches")?;
-        raw.fill(jobs).await?;
-        let raw_drain = measured(&client, raw.consume()).await.context("raw consumption")?;
-        let raw_pickup = pickup(raw.pickup(Pickup::Consumed, duration, load.rate).await.context("raw pickup")?);
+        if load.measures(Subject::Publish) {
+            let publish = measured(&client, raw.publish(duration, false)).await.context("raw publishes")?;
+            round.push((Figure::RawPublish, publish));
+        }
+        if load.measures(Subject::Batches) || load.measures(Subject::Outbox) {
+            let batches = measured(&client, raw.publish_batches(duration)).await.context("raw batches")?;
+            round.push((Figure::RawBatches, batches));
+        }
+        if load.measures(Subject::Run) {
+            raw.fill(jobs).await?;
+        }
+        let drain = measured(&client, raw.consume()).await.context("raw consumption")?;
+        round.extend(load.measures(Subject::Run).then_some((Figure::RawDrain, drain)));
+        if load.measures(Subject::Pickup) {
+            let begun = raw.pickup(Pickup::Consumed, duration, load.rate).await.context("raw pickup")?;
+            round.push((Figure::RawPickup, pickup(begun)));
+        }
 
         ours.pause(true).await?;
-        let publish = measured(&client, ours.publish(duration, true)).await.context("jobs published")?;
-        ours.fill(jobs).await?;
+        if load.measures(Subject::Publish) {
+            let publish = measured(&client, ours.publish(duration, true)).await.context("jobs published")?;
+            round.push((Figure::Publish, publish));
+        }
+        if load.measures(Subject::Run) {
+            ours.fill(jobs).await?;
+        }
         let drain = measured(&running, ours.run_all()).await.context("jobs run")?;
-        let begun = pickup(ours.pickup(Pickup::Run, duration, load.rate).await.context("pickup")?);
+        round.extend(load.measures(Subject::Run).then_some((Figure::Drain, drain)));
+        if load.measures(Subject::Pickup) {
+            let begun = ours.pickup(Pickup::Run, duration, load.rate).await.context("pickup")?;
+            round.push((Figure::Pickup, pickup(begun)));
+        }
 
-        let enqueued = outbox.enqueue(duration).await.context("the outbox")?;
-        let submit = whole.submit(duration).await.context("Submit")?;
-        let batches = whole.submit_batches(duration).await.context("SubmitBatch")?;
-        let (all, history_s) = whole.drain().await.context("the jobs service")?;
+        if load.measures(Subject::Outbox) {
+            round.push((Figure::Outbox, outbox.enqueue(duration).await.context("the outbox")?));
+        }
+        if load.measures(Subject::Submit) {
+            round.push((Figure::Submit, whole.submit(duration).await.context("Submit")?));
+        }
+        if load.measures(Subject::Batches) {
+            round.push((Figure::Batches, whole.submit_batches(duration).await.context("SubmitBatch")?));
+        }
+        if load.measures(Subject::Submit) || load.measures(Subject::Batches) {
+            let (drain, history_s) = whole.drain().await.context("the jobs service")?;
+            round.push((Figure::Whole, drain));
+            if !warming {
+                recorded.push(history_s);
+            }
+        }
         if !warming {
-            let round = [
-                raw_publish,
-                raw_batches,
-                raw_drain,
-                raw_pickup,
-                publish,
-                drain,
-                begun,
-                enqueued,
-                submit,
-                batches,
-                all,
-            ];
-            rounds.iter_mut().zip(round).for_each(|(rounds, round)| rounds.push(round));
-            recorded.push(history_s);
+            for (figure, round) in round {
+                rounds.entry(figure).or_default().push(round);
+            }
         }
     }
 
-    let [raw_publish, raw_batches, raw_drain, raw_pickup, publish, drain, begun, enqueued, submit, batches, all] =
-        rounds.map(|rounds| report::medians(&rounds));
     report::heading_of(
         &format!(
             "jobs: {} rounds of {} s, drains of {jobs} jobs or more, JetStream sync {}; CPU of who submits or runs and nats-server; \
@@ -114,23 +176,32 @@ pub(super) async fn measure(run: &Run, load: &Load) -> Result<()> {
         ),
         "job",
     );
-    report::line("floor: raw publish, 100 under way", raw_publish, raw_publish);
-    report::line("jobs published with their ids", publish, raw_publish);
-    report::line("Submit over HTTP, whole platform", submit, raw_publish);
-    report::line("floor: raw batches of 1000", raw_batches, raw_batches);
-    report::line("SubmitBatch of 1000, whole platform", batches, raw_batches);
-    report::line("an outbox, 4 x 1000 a transaction", enqueued, raw_batches);
-    report::line("floor: raw consume and acknowledge", raw_drain, raw_drain);
-    report::line(&format!("jobs run, {} at once", load.concurrency), drain, raw_drain);
-    report::line("the jobs service, history beside it", all, raw_drain);
-    report::line(&format!("floor: raw pickup at {}/s", load.rate), raw_pickup, raw_pickup);
-    report::line(&format!("job begun at {}/s", load.rate), begun, raw_pickup);
-    report::say(&format!(
+    let line = |name: &str, figure: Figure, floor: Figure| {
+        if let Some(own) = rounds.get(&figure) {
+            let floor = rounds.get(&floor).map(|rounds| report::medians(rounds));
+            let own = report::medians(own);
+            report::line(name, own, floor.unwrap_or_else(Round::unknown));
+        }
+    };
+    line("floor: raw publish, 100 under way", Figure::RawPublish, Figure::RawPublish);
+    line("jobs published with their ids", Figure::Publish, Figure::RawPublish);
+    line("Submit over HTTP, whole platform", Figure::Submit, Figure::RawPublish);
+    line("floor: raw batches of 1000", Figure::RawBatches, Figure::RawBatches);
+    line("SubmitBatch of 1000, whole platform", Figure::Batches, Figure::RawBatches);
+    line("an outbox, 4 x 1000 a transaction", Figure::Outbox, Figure::RawBatches);
+    line("floor: raw consume and acknowledge", Figure::RawDrain, Figure::RawDrain);
+    line(&format!("jobs run, {} at once", load.concurrency), Figure::Drain, Figure::RawDrain);
+    line("the jobs service, history beside it", Figure::Whole, Figure::RawDrain);
+    line(&format!("floor: raw pickup at {}/s", load.rate), Figure::RawPickup, Figure::RawPickup);
+    line(&format!("job begun at {}/s", load.rate), Figure::Pickup, Figure::RawPickup);
+    report::say(
         "CPU of what concerns the whole platform is that of gateway, jobs, nats-server and PostgreSQL; of the outbox, of this \
-         process, nats-server and PostgreSQL, until all is in the work queue, and its p50 and p99 are those of a transaction. The history was whole \
-         {:.2} s after the last of its jobs had ended.",
-        report::median(recorded)
-    ));
+         process, nats-server and PostgreSQL, until all is in the work queue, and its p50 and p99 are those of a transaction.",
+    );
+    if !recorded.is_empty() {
+        let seconds = report::median(recorded);
+        report::say(&format!("The history was whole {seconds:.2} s after the last of its jobs had ended."));
+    }
     outbox.stop().await?;
     runner.stop().await?;
     bed.stop().await

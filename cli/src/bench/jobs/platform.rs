@@ -32,17 +32,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 pub(super) struct Whole<'a> {
     bed: &'a Bed,
-    token: String,
     ops: Client,
 }
 
 impl<'a> Whole<'a> {
     pub(super) async fn open(bed: &'a Bed) -> Result<Self> {
-        let token = bed.sign_in().await?.access_token;
         let account = bed.servers.accounts().first().context("the platform has an account")?;
         let ops = subjects::broker::OPS;
         let ops = client::connect(bed.servers.nats_url(), &account.key_file(ops), ops).await?;
-        let whole = Self { bed, token, ops };
+        let whole = Self { bed, ops };
         whole.hold(true).await?;
         Ok(whole)
     }
@@ -68,7 +66,9 @@ impl<'a> Whole<'a> {
         jobs: usize,
     ) -> Result<Round> {
         let body = Bytes::from(body.to_string());
-        let shot = Shot { method: http::Method::POST, path: path.to_owned(), token: Some(self.token.clone()), body };
+        // Anew each time: a token does not last as long as a drain may.
+        let token = self.bed.sign_in().await?.access_token;
+        let shot = Shot { method: http::Method::POST, path: path.to_owned(), token: Some(token), body };
         let before = self.cpu_us()?;
         let outcome = load::run(self.bed.gateway, &shot, connections, duration).await?;
         let round = Round::of(&outcome, self.cpu_us()? - before);
@@ -111,7 +111,8 @@ impl<'a> Whole<'a> {
     async fn hold(&self, hold: bool) -> Result<()> {
         let verb = if hold { "pause" } else { "resume" };
         let url = format!("http://{}/api/v1/queues/{QUEUE}/{verb}", self.bed.gateway);
-        let request = reqwest::Client::new().post(url).bearer_auth(&self.token).body("{}");
+        let token = self.bed.sign_in().await?.access_token;
+        let request = reqwest::Client::new().post(url).bearer_auth(token).body("{}");
         request.header("Content-Type", "application/json").send().await?.error_for_status()?;
         Ok(())
     }

@@ -90,7 +90,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         append(&mut headers, "Content-Type", "application/json");
         let payload = Bytes::from(serde_json::to_vec(&Replayed { outcome }).expect("an outcome is one word"));
         let mark = Outgoing { subject: &subject, headers, payload };
-        self.with_publisher(async |publisher| publisher.publish(dead_letter::STREAM, &mark).await).await.map(|_| ())
+        self.with_publisher(async |publisher| publisher.publish(dead_letter::STREAM, mark).await).await.map(|_| ())
     }
 }
 

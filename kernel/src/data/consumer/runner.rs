@@ -425,7 +425,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let bytes_max = self.parts.client.max_payload();
         let letter = Letter::new(self.stream, self.durable, message, reason, now, bytes_max);
         let stored =
-            self.with_publisher(async |publisher| publisher.publish(dead_letter::STREAM, &letter.outgoing()).await);
+            self.with_publisher(async |publisher| publisher.publish(dead_letter::STREAM, letter.outgoing()).await);
         let (consumer, subject, id, sequence) = (self.durable, message.subject(), message.id(), message.sequence());
         match stored.await {
             Ok(letter) => {

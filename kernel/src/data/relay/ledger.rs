@@ -14,8 +14,9 @@ use super::{RelayError, step};
 /// First half of the advisory lock's key; the second is the schema's oid.
 pub const LOCK_CLASS: i32 = 0x7472_6c79;
 
-/// Messages of one stream in a round: what an atomic batch may hold (ADR-50).
-pub(super) const ROUND_MESSAGES_MAX: i32 = 1_000;
+/// Messages of one stream in a round: two batches, so that the one is noted while the other is sent. With more, events would wait
+/// long behind jobs.
+const ROUND_MESSAGES_MAX: i32 = 2_000;
 
 /// Bytes of one stream's bodies in a round. One message more may be read, the one that crosses the bound.
 const ROUND_BYTES_MAX: i64 = 4 * 1024 * 1024;
@@ -73,6 +74,12 @@ pub(super) struct Mark {
     pub(super) created: DateTime<Utc>,
     #[sqlx(try_from = "i64")]
     pub(super) sequence: u64,
+}
+
+/// Whether a round took only the first of a stream's messages.
+pub(super) fn is_cut(messages: &[Unsent]) -> bool {
+    let bytes: usize = messages.iter().map(|message| message.payload.len()).sum();
+    messages.len() >= ROUND_MESSAGES_MAX.unsigned_abs() as usize || bytes as u64 >= ROUND_BYTES_MAX.unsigned_abs()
 }
 
 impl Mark {
@@ -204,7 +211,8 @@ impl Ledger {
                  WHERE created_at < clock_timestamp() - interval '1 hour' \
                  ON CONFLICT (day) DO UPDATE SET acked_at = excluded.acked_at) \
              INSERT INTO outbox_marks AS mark (stream, subject, stream_created, sequence) \
-             SELECT $3, regexp_replace(subject, $6, '\\1>') AS mark_subject, $4, max(ack_sequence) FROM noted \
+             SELECT $3, regexp_replace(subject, $6, '\\1>') AS mark_subject, $4, max(last) \
+             FROM (SELECT subject, max(ack_sequence) AS last FROM noted GROUP BY subject) AS subjects \
              GROUP BY mark_subject \
              ON CONFLICT (stream, subject, stream_created) \
              DO UPDATE SET sequence = greatest(mark.sequence, excluded.sequence)",

@@ -11,7 +11,7 @@ use tracing::Span;
 use super::super::measures::{ByStream, RelayMeasures};
 use super::super::outbox::Stream;
 use super::super::publisher::{Ack, Outgoing, PublishError, Publisher, append};
-use super::ledger::{Acknowledged, Ledger, Place, ROUND_MESSAGES_MAX, Unsent};
+use super::ledger::{Acknowledged, Ledger, Place, Unsent, is_cut};
 use super::{RelayError, step, survey};
 use crate::TraceContext;
 use crate::telemetry::{self, Kind};
@@ -19,6 +19,9 @@ use crate::telemetry::{self, Kind};
 /// Fewer messages go one by one: an atomic batch costs the server a file of its own, which takes as long as some 10 single
 /// messages that are synchronised to disk, or 30 that are not.
 const BATCH_MESSAGES_MIN: usize = 16;
+
+/// What an atomic batch may hold (ADR-50).
+const BATCH_MESSAGES_MAX: usize = 1_000;
 
 /// How a round ended.
 #[derive(Debug)]
@@ -73,14 +76,19 @@ pub(super) async fn run(
         if messages.is_empty() {
             continue;
         }
-        more |= messages.len() >= ROUND_MESSAGES_MAX.unsigned_abs() as usize;
-        // The database notes what the broker said of one stream while the broker stores the next one's.
-        let noting = note(ledger, notes.take());
-        let (noted, sent) = tokio::join!(noting, relay(publisher, measures, stream, &messages));
-        noted?;
-        let problem;
-        (notes, problem) = sent;
-        stuck = stuck.or_else(|| problem.map(|error| format!("{}: {error}", stream.name())));
+        more |= is_cut(&messages);
+        for messages in messages.chunks(BATCH_MESSAGES_MAX) {
+            // The database notes what the broker said of some messages while the broker stores the next ones.
+            let noting = note(ledger, notes.take());
+            let (noted, sent) = tokio::join!(noting, relay(publisher, measures, stream, messages));
+            noted?;
+            let problem;
+            (notes, problem) = sent;
+            if let Some(error) = problem {
+                stuck = stuck.or_else(|| Some(format!("{}: {error}", stream.name())));
+                break;
+            }
+        }
     }
     note(ledger, notes).await?;
     if !more && stuck.is_none() {
@@ -145,8 +153,7 @@ async fn send(publisher: &mut Publisher, measures: &RelayMeasures, of: Stream, m
     let stream = of.name();
     let fresh = messages.iter().all(|message| !message.attempted);
     if fresh && messages.len() >= BATCH_MESSAGES_MIN {
-        let outgoing: Vec<Outgoing<'_>> = messages.iter().map(outgoing).collect();
-        match publisher.publish_batch(stream, &outgoing).await {
+        match publisher.publish_batch(stream, messages.iter().map(outgoing).collect()).await {
             Ok(ack) => {
                 let lost = messages.iter().filter(|message| message.lost).count() as u64;
                 measures.published.get_or_create(&ByStream { stream }).inc_by(messages.len() as u64);
@@ -187,7 +194,7 @@ async fn send(publisher: &mut Publisher, measures: &RelayMeasures, of: Stream, m
 /// the broker has forgotten its id, two minutes after the first time.
 async fn publish(publisher: &mut Publisher, of: Stream, message: &Unsent) -> Result<Ack, PublishError> {
     let stream = of.name();
-    let ack = publisher.publish(stream, &outgoing(message)).await?;
+    let ack = publisher.publish(stream, outgoing(message)).await?;
     // A job that is known and not there has been done since it was sent again.
     if of.is_consumed() {
         return Ok(ack);

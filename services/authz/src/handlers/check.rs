@@ -83,7 +83,7 @@ async fn admit(authz: &Authz, cx: &Context, endpoint: &'static Endpoint, users: 
     if authz.knowledge.of_holder(cx, caller, Consistency::Any).await?.allows(permission) {
         return Ok(());
     }
-    authz.database.record_denied(cx, endpoint).await?;
+    Box::pin(authz.database.record_denied(cx, endpoint)).await?;
     Err(Error::forbidden(format!("The permission {permission} is needed to ask about others.")))
 }
 

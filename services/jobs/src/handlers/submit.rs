@@ -61,7 +61,7 @@ fn with_key(cx: &Context, mut request: SubmitRequest) -> SubmitRequest {
     request
 }
 
-async fn take(jobs: &Jobs, cx: &Context, accepted: Vec<Accepted>, action: &str) -> Result<Vec<SubmitReply>> {
+async fn take(jobs: &Jobs, cx: &Context, mut accepted: Vec<Accepted>, action: &str) -> Result<Vec<SubmitReply>> {
     let broker = jobs.engine.broker();
     if accepted.iter().any(|job| job.submission.run_at.is_some())
         && broker.schedules().await? + accepted.len() as u64 > jobs.settings.schedules_max.into()
@@ -78,7 +78,12 @@ async fn take(jobs: &Jobs, cx: &Context, accepted: Vec<Accepted>, action: &str) 
     let details = json!({ "jobs": fresh.len(), "duplicates": new.len() - fresh.len(), "queues": names });
     record(&mut tx, action, "job", &target, details).await?;
 
-    let submissions: Vec<Submission> = fresh.iter().map(|&place| traced(cx, &accepted[place].submission)).collect();
+    // They run in the trace of who submitted them.
+    let traceparent = cx.trace().to_traceparent();
+    for job in &mut accepted {
+        job.submission.headers.push(("traceparent".to_owned(), traceparent.clone()));
+    }
+    let submissions: Vec<&Submission> = fresh.iter().map(|&place| &accepted[place].submission).collect();
     let stored = broker.submit_all(&submissions, cx.now()).await?;
     let sequence =
         |stored: &Stored, job: &NewJob| (!stored.duplicate && job.run_at.is_none()).then_some(stored.sequence);
@@ -138,11 +143,4 @@ pub(super) fn pending(job: &NewJob, now: DateTime<Utc>) -> Transition {
         run_at: job.run_at.map(Into::into),
         ..Transition::default()
     }
-}
-
-/// The job runs in the trace of who submitted it.
-fn traced(cx: &Context, submission: &Submission) -> Submission {
-    let mut submission = submission.clone();
-    submission.headers.push(("traceparent".to_owned(), cx.trace().to_traceparent()));
-    submission
 }

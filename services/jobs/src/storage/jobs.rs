@@ -185,7 +185,7 @@ pub(crate) async fn insert_submitted(
     jobs: &[(&NewJob, Option<u64>)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let texts = |of: fn(&NewJob) -> &str| jobs.iter().map(|(job, _)| of(job).to_owned()).collect::<Vec<_>>();
+    let texts = |of: fn(&NewJob) -> &str| jobs.iter().map(|(job, _)| of(job)).collect::<Vec<_>>();
     let run_at: Vec<Option<DateTime<Utc>>> = jobs.iter().map(|(job, _)| job.run_at).collect();
     let max_attempts: Vec<i32> = jobs.iter().map(|(job, _)| number(job.max_attempts)).collect();
     let sequences: Vec<Option<i64>> =
@@ -196,11 +196,11 @@ pub(crate) async fn insert_submitted(
          FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::timestamptz[], $7::bigint[]) \
          WITH ORDINALITY AS new (queue, kind, id, max_attempts, args, run_at, sequence, place) \
          ORDER BY place ON CONFLICT (queue, kind, id) DO NOTHING",
-        &texts(|job| &job.queue),
-        &texts(|job| &job.kind),
-        &texts(|job| &job.id),
+        &texts(|job| &job.queue) as &[&str],
+        &texts(|job| &job.kind) as &[&str],
+        &texts(|job| &job.id) as &[&str],
         &max_attempts,
-        &texts(|job| &job.args),
+        &texts(|job| &job.args) as &[&str],
         &run_at as &[Option<DateTime<Utc>>],
         &sequences as &[Option<i64>],
         rank(0, 0, 0, State::Pending),
