@@ -113,7 +113,7 @@ impl Relay {
         }
     }
 
-    /// One round: at most one batch per stream. Says whether there may be more to send.
+    /// One round: the first messages of each stream. Says whether there may be more to send.
     async fn attempt(&mut self) -> bool {
         self.retry_at = None;
         match self.round().await {

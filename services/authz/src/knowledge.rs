@@ -344,3 +344,31 @@ pub(crate) fn parse_user_id(given: &str) -> Result<Uuid, Fault> {
     }
     Uuid::try_parse(given).map_err(|_| INVALID)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Description, Role, RoleName};
+
+    fn engine(version: u64, permissions: &[&str]) -> Engine {
+        let role = Role {
+            name: RoleName::parse("/name", "support").unwrap(),
+            description: Description::default(),
+            permissions: permissions.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
+            inherits: std::iter::empty().collect(),
+            built_in: false,
+        };
+        Engine::new(std::iter::once(role).collect(), [], version)
+    }
+
+    #[test]
+    fn what_was_made_ready_for_one_policy_does_not_decide_by_another() {
+        let held = Held::new(Holdings { counts: true, own: vec!["support".to_owned()], groups: Vec::new() });
+        let (before, after) = (engine(0, &["identity.users.read"]), engine(1, &["audit.entries.read"]));
+
+        for _ in 0..2 {
+            assert!(held.permits(&before, "identity.users.read") && !held.permits(&before, "audit.entries.read"));
+            assert!(held.permits(&after, "audit.entries.read") && !held.permits(&after, "identity.users.read"));
+        }
+    }
+}
