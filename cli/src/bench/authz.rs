@@ -24,6 +24,7 @@ use super::report::{self, Round};
 use super::{Run, cost, gateway};
 use crate::platform::database::DATABASE;
 use crate::platform::nats::client;
+use crate::platform::supervisor::Process;
 
 const ERROR_CODE: &str = "Nats-Service-Error-Code";
 
@@ -61,29 +62,22 @@ pub(super) async fn measure(run: &Run, size: Size, in_flight: &[usize]) -> Resul
     ));
 
     let ours = Asker::connect(&bed, &token, size, false).await?;
+    let raw = Floor::start(&bed, &token, size).await?;
     ours.once(0).await.context("the first decision")?; // Reads the policy.
     let mut next = 1;
     for in_flight in COLD_IN_FLIGHT {
-        let cold = ours.cold(next, in_flight, run.duration()).await?;
-        next += usize::try_from(cold.answers)? + in_flight;
-        let at = |quantile: f64| cold.latency.value_at_quantile(quantile) as f64 / 1e3;
-        report::say(&format!(
-            "Check of a user for the first time, {in_flight} under way: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms ({} users)",
-            cold.rate(),
-            at(0.5),
-            at(0.99),
-            cold.answers
-        ));
+        next = for_the_first_time(&bed, run, &raw, &ours, next, in_flight).await?;
     }
     ours.all().await?;
     let full = cost::resident_mib(pid)?;
     report::say(&format!(
-        "memory of authz: {empty:.0} MiB at its start, {full:.0} MiB after a question about every user"
+        "\nmemory of authz: {empty:.0} MiB at its start, {full:.0} MiB after a question about every user"
     ));
 
     for &in_flight in in_flight {
-        beside_raw(&bed, run, &token, size, &ours, in_flight).await?;
+        from_what_is_kept(&bed, run, &raw, &ours, in_flight).await?;
     }
+    raw.responder.stop().await?;
     through_the_gateway(&bed, run, &token).await?;
     bed.stop().await?;
     in_process(run, size).await
@@ -231,20 +225,72 @@ impl Asker {
     }
 }
 
-/// Decisions from what is kept, by turns with the raw round trip of the same bytes.
-async fn beside_raw(bed: &Bed, run: &Run, token: &str, size: Size, ours: &Arc<Asker>, in_flight: usize) -> Result<()> {
-    let url = OsString::from(bed.servers.nats_url());
-    let key = bed.other_account()?.key_file("authz").into_os_string();
-    let responder = bed.servers.supervisor().spawn(gateway::part_of(bed, vec!["floor-authz".into(), url, key])?);
-    let raw = Asker::connect(bed, token, size, true).await?;
-    let began = Instant::now();
-    while raw.once(0).await.is_err() {
-        ensure!(began.elapsed() < READY_WITHIN, "the raw responder does not come");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+/// Who answers the same bytes and does nothing else, and who asks it.
+struct Floor {
+    asker: Arc<Asker>,
+    responder: Process,
+}
+
+impl Floor {
+    async fn start(bed: &Bed, token: &str, size: Size) -> Result<Self> {
+        let url = OsString::from(bed.servers.nats_url());
+        let key = bed.other_account()?.key_file("authz").into_os_string();
+        let responder = bed.servers.supervisor().spawn(gateway::part_of(bed, vec!["floor-authz".into(), url, key])?);
+        let asker = Asker::connect(bed, token, size, true).await?;
+        let began = Instant::now();
+        while asker.once(0).await.is_err() {
+            ensure!(began.elapsed() < READY_WITHIN, "the raw responder does not come");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(Self { asker, responder })
     }
-    let raw_pids = [bed.pids(&[])?, vec![responder.state().pid.context("it answers")?]].concat();
+
+    /// The broker, and who answers.
+    fn pids(&self, bed: &Bed) -> Result<Vec<u32>> {
+        Ok([bed.pids(&[])?, vec![self.responder.state().pid.context("it answers")?]].concat())
+    }
+}
+
+/// Decisions about users who were not asked about before, from `first` on, by turns with the raw round trip: what makes the one slow for
+/// a moment makes the other slow. Says who was not asked about yet.
+async fn for_the_first_time(
+    bed: &Bed,
+    run: &Run,
+    raw: &Floor,
+    ours: &Arc<Asker>,
+    first: usize,
+    in_flight: usize,
+) -> Result<usize> {
+    let raw_pids = raw.pids(bed)?;
+    let our_pids = bed.pids(&["authz", "identity"])?;
+    let (mut floor, mut decided) = (Vec::new(), Vec::new());
+    let mut next = first;
+    for _ in 0..run.rounds {
+        let before = cost::cpu_us(&raw_pids)?;
+        let outcome = raw.asker.warm(in_flight, run.duration()).await?;
+        floor.push(Round::of(&outcome, cost::cpu_us(&raw_pids)? - before));
+        let before = cost::cpu_us(&our_pids)?;
+        let outcome = ours.cold(next, in_flight, run.duration()).await?;
+        decided.push(Round::of(&outcome, cost::cpu_us(&our_pids)? - before));
+        next += usize::try_from(outcome.answers)? + in_flight;
+    }
+    let (floor, decided) = (report::medians(&floor), report::medians(&decided));
+    report::heading(&format!(
+        "Check of a user for the first time, {in_flight} under way, {} rounds of {} s, {} users; CPU of services and broker",
+        run.rounds,
+        run.seconds,
+        next - first
+    ));
+    report::line("floor: raw NATS, same bytes", floor, floor);
+    report::line("authz: Check, not kept", decided, floor);
+    Ok(next)
+}
+
+/// Decisions from what is kept, by turns with the raw round trip of the same bytes.
+async fn from_what_is_kept(bed: &Bed, run: &Run, raw: &Floor, ours: &Arc<Asker>, in_flight: usize) -> Result<()> {
+    let raw_pids = raw.pids(bed)?;
     let our_pids = bed.pids(&["authz"])?;
-    for asker in [&raw, ours] {
+    for asker in [&raw.asker, ours] {
         asker.warm(in_flight, Duration::from_secs(1)).await.context("warming up")?;
     }
 
@@ -255,9 +301,9 @@ async fn beside_raw(bed: &Bed, run: &Run, token: &str, size: Size, ours: &Arc<As
     };
     let (mut floor, mut decided, mut control) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..run.rounds {
-        floor.push(round(&raw, &raw_pids).await?);
+        floor.push(round(&raw.asker, &raw_pids).await?);
         decided.push(round(ours, &our_pids).await?);
-        control.push(round(&raw, &raw_pids).await?);
+        control.push(round(&raw.asker, &raw_pids).await?);
     }
     let (floor, decided, control) = (report::medians(&floor), report::medians(&decided), report::medians(&control));
     report::heading(&format!(
@@ -267,7 +313,7 @@ async fn beside_raw(bed: &Bed, run: &Run, token: &str, size: Size, ours: &Arc<As
     report::line("floor: raw NATS, same bytes", floor, floor);
     report::line("floor again (control)", control, floor);
     report::line("authz: Check, kept", decided, floor);
-    responder.stop().await
+    Ok(())
 }
 
 /// How often authz is asked while the gateway passes on requests that need a permission.
