@@ -53,6 +53,7 @@ async fn forget(jobs: &Jobs) -> bool {
     let decided = now - jobs.settings.history_retention().max(TICKS_KEPT);
     let left = [
         delete(jobs, "jobs", ended, |rows, before| storage::delete_ended(rows, before, ROWS_MAX).boxed()).await,
+        delete(jobs, "batches", ended, |rows, before| storage::delete_batches(rows, before, ROWS_MAX).boxed()).await,
         delete(jobs, "letters", failed, |rows, before| storage::delete_letters_before(rows, before, ROWS_MAX).boxed())
             .await,
         delete(jobs, "ticks", decided, |rows, before| storage::delete_ticks(rows, before, ROWS_MAX).boxed()).await,

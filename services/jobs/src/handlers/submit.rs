@@ -1,13 +1,13 @@
 //! Jobs are checked whole, noted in the history, and stored in the work queue, before the caller hears of it.
 //!
-//! The transaction of the history is begun first and committed last, so that what was not stored in the queue is noted nowhere; many
-//! are stored together. A caller that hears of neither repeats the call with its key: for two minutes the broker knows the id, and the
-//! history for as long as it is kept.
+//! The transaction of the history is begun first and committed last, so that what was not stored in the queue is noted nowhere.
+//! Many are noted and then stored together: nobody can have told of them before. A caller that hears of neither repeats the call
+//! with its key: for two minutes the broker knows the id, and the history for as long as it is kept.
 
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use kernel::jobs::{Stored, Submission};
+use kernel::jobs::{JobBroker, Stored, Submission};
 use kernel::{Context, FieldError, Result};
 use serde_json::json;
 use sqlx::PgConnection;
@@ -24,6 +24,9 @@ use crate::storage::{self, NewJob};
 
 /// Jobs of one call.
 const BATCH_MAX: usize = 1_000;
+
+/// So many are noted before they are stored, and where they are once for all; fewer at once with their places.
+const MANY: usize = 8;
 
 pub(crate) async fn submit(jobs: &Jobs, cx: &Context, request: SubmitRequest) -> Result<SubmitReply> {
     let accepted = accept(with_key(cx, request), &cx.new_id().to_string(), cx.now()).map_err(JobsError::Invalid)?;
@@ -84,12 +87,12 @@ async fn take(jobs: &Jobs, cx: &Context, mut accepted: Vec<Accepted>, action: &s
         job.submission.headers.push(("traceparent".to_owned(), traceparent.clone()));
     }
     let submissions: Vec<&Submission> = fresh.iter().map(|&place| &accepted[place].submission).collect();
-    let stored = broker.submit_all(&submissions, cx.now()).await?;
-    let sequence =
-        |stored: &Stored, job: &NewJob| (!stored.duplicate && job.run_at.is_none()).then_some(stored.sequence);
-    let rows: Vec<(&NewJob, Option<u64>)> =
-        fresh.iter().zip(&stored).map(|(&place, stored)| (&new[place], sequence(stored, &new[place]))).collect();
-    storage::insert_submitted(&mut tx, &rows, cx.now()).await?;
+    let rows: Vec<&NewJob> = fresh.iter().map(|&place| &new[place]).collect();
+    let stored = if rows.len() >= MANY && rows.iter().all(|job| job.run_at.is_none()) {
+        note_and_store(&mut tx, broker, &rows, &submissions, cx.now()).await?
+    } else {
+        store_and_note(&mut tx, broker, &rows, &submissions, cx.now()).await?
+    };
     tx.commit().await?;
 
     for &place in &fresh {
@@ -105,6 +108,51 @@ async fn take(jobs: &Jobs, cx: &Context, mut accepted: Vec<Accepted>, action: &s
         duplicate: !fresh.contains(&place) || known.contains(&place),
     };
     Ok(new.into_iter().enumerate().map(reply).collect())
+}
+
+async fn store_and_note(
+    tx: &mut PgConnection,
+    broker: &JobBroker,
+    rows: &[&NewJob],
+    submissions: &[&Submission],
+    now: DateTime<Utc>,
+) -> Result<Vec<Stored>> {
+    let stored = broker.submit_all(submissions, now).await?;
+    let rows: Vec<(&NewJob, Option<u64>)> =
+        rows.iter().zip(&stored).map(|(job, stored)| (*job, place(job, stored))).collect();
+    storage::insert_submitted(tx, &rows, now).await?;
+    Ok(stored)
+}
+
+async fn note_and_store(
+    tx: &mut PgConnection,
+    broker: &JobBroker,
+    rows: &[&NewJob],
+    submissions: &[&Submission],
+    now: DateTime<Utc>,
+) -> Result<Vec<Stored>> {
+    let batch = storage::insert_batch(tx, rows, now).await?;
+    let stored = broker.submit_all(submissions, now).await?;
+    if let (Some(batch), Some(first)) = (batch, in_a_row(&stored)) {
+        storage::note_batch(tx, batch, first).await?;
+    } else {
+        let places: Vec<(&NewJob, u64)> =
+            rows.iter().zip(&stored).filter_map(|(job, stored)| Some((*job, place(job, stored)?))).collect();
+        storage::note_sequences(tx, &places).await?;
+    }
+    Ok(stored)
+}
+
+/// Where a job is in the work queue.
+fn place(job: &NewJob, stored: &Stored) -> Option<u64> {
+    (!stored.duplicate && job.run_at.is_none()).then_some(stored.sequence)
+}
+
+/// The place of the first, where each is new and lies behind the one before.
+fn in_a_row(stored: &[Stored]) -> Option<u64> {
+    let first = stored.first()?.sequence;
+    let is_next = |(sequence, stored): (u64, &Stored)| !stored.duplicate && stored.sequence == sequence;
+    (first..).zip(stored).all(is_next).then_some(first)
 }
 
 /// The places of those that are not known to the history, nor there twice. Ids of our own are new.

@@ -141,7 +141,7 @@ pub(super) async fn note_job(
         max_attempts: if plan.max_attempts > 0 { plan.max_attempts } else { declared },
         run_at: None,
     };
-    if storage::insert_jobs(tx, std::slice::from_ref(&job), now).await?.is_empty() {
+    if storage::insert_jobs(tx, &[&job], now).await?.is_empty() {
         // A runner has told of it: it was stored before a commit that failed.
         return Ok(None);
     }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use kernel::jobs::Envelope;
-use sqlx::PgConnection;
+use sqlx::error::DatabaseError;
 use sqlx::types::Json;
+use sqlx::{Connection as _, PgConnection};
 use subjects::job::Lane;
 
 use super::{number, unexpected, unsigned};
@@ -120,7 +121,7 @@ fn to_jobs(rows: Vec<JobRow>) -> Result<Vec<Job>, sqlx::Error> {
 #[tracing::instrument(name = "storage.job.insert", skip_all)]
 pub(crate) async fn insert_jobs(
     connection: &mut PgConnection,
-    jobs: &[NewJob],
+    jobs: &[&NewJob],
     now: DateTime<Utc>,
 ) -> Result<Vec<usize>, sqlx::Error> {
     let texts = |of: fn(&NewJob) -> &str| jobs.iter().map(|job| of(job).to_owned()).collect::<Vec<_>>();
@@ -149,7 +150,7 @@ pub(crate) async fn insert_jobs(
     .await?;
     let mut inserted = inserted.into_iter().peekable();
     // In the order in which they were given; the second of two alike is not among them.
-    let is_next = |(place, job): (usize, &NewJob)| {
+    let is_next = |(place, job): (usize, &&NewJob)| {
         inserted.next_if(|row| row.queue == job.queue && row.kind == job.kind && row.id == job.id).map(|_| place)
     };
     Ok(jobs.iter().enumerate().filter_map(is_next).collect())
@@ -177,8 +178,93 @@ pub(crate) async fn find_known(
     Ok(known.into_iter().map(|row| (row.queue, row.kind, row.id)).collect())
 }
 
-/// Inserts jobs that were submitted, with their places in the work queue. Of those that a runner has told of meanwhile it knows
-/// more.
+/// Inserts many jobs that are about to be stored in a row, due at once, and gives the number of their batch. Where one of them is
+/// there already, the others are inserted without a batch.
+#[tracing::instrument(name = "storage.job.insert_batch", skip_all)]
+pub(crate) async fn insert_batch(
+    connection: &mut PgConnection,
+    jobs: &[&NewJob],
+    now: DateTime<Utc>,
+) -> Result<Option<i64>, sqlx::Error> {
+    // Looking for each whether it is there would cost as much as half of the rest; nearly always none is.
+    let mut savepoint = connection.begin().await?;
+    match insert_new(&mut savepoint, jobs, now).await {
+        Ok(batch) => {
+            savepoint.commit().await?;
+            Ok(Some(batch))
+        }
+        Err(error) if is_overtaken(&error) => {
+            savepoint.rollback().await?;
+            insert_jobs(connection, jobs, now).await?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn insert_new(connection: &mut PgConnection, jobs: &[&NewJob], now: DateTime<Utc>) -> Result<i64, sqlx::Error> {
+    let texts = |of: fn(&NewJob) -> &str| jobs.iter().map(|job| of(job)).collect::<Vec<_>>();
+    let max_attempts: Vec<i32> = jobs.iter().map(|job| number(job.max_attempts)).collect();
+    sqlx::query_scalar!(
+        r#"
+        WITH batch AS (INSERT INTO jobs.batches (created_at) VALUES ($7) RETURNING number),
+        inserted AS (
+            INSERT INTO jobs.jobs
+                (queue, kind, id, state, rank, round, attempt, max_attempts, args, created_at, batch, sequence)
+            SELECT queue, kind, id, 'PENDING', $6, 0, 0, max_attempts, args, $7, (SELECT number FROM batch), place - 1
+            FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[])
+                 WITH ORDINALITY AS new (queue, kind, id, max_attempts, args, place))
+        SELECT number AS "number!" FROM batch
+        "#,
+        &texts(|job| &job.queue) as &[&str],
+        &texts(|job| &job.kind) as &[&str],
+        &texts(|job| &job.id) as &[&str],
+        &max_attempts,
+        &texts(|job| &job.args) as &[&str],
+        rank(0, 0, 0, State::Pending),
+        now,
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Whether somebody else inserts, or has inserted, the same: 23505 unique_violation, 40P01 deadlock_detected.
+fn is_overtaken(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.is_some_and(|code| matches!(&*code, "23505" | "40P01"))
+}
+
+/// Notes where the jobs of a batch begin in the work queue.
+pub(crate) async fn note_batch(connection: &mut PgConnection, batch: i64, sequence: u64) -> Result<(), sqlx::Error> {
+    let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
+    sqlx::query!("UPDATE jobs.batches SET sequence = $2 WHERE number = $1", batch, sequence)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Deletes batches from before a time of which no job is left, some at once, and says how many.
+pub(crate) async fn delete_batches(
+    connection: &mut PgConnection,
+    before: DateTime<Utc>,
+    rows_max: i64,
+) -> Result<u64, sqlx::Error> {
+    // Jobs have their numbers nearly in the order in which they come: what is older by far than the first has none left.
+    let deleted = sqlx::query!(
+        "DELETE FROM jobs.batches WHERE number IN ( \
+             SELECT number FROM jobs.batches WHERE created_at < least( \
+                 $1, (SELECT created_at FROM jobs.jobs ORDER BY number LIMIT 1) - interval '1 hour') \
+             ORDER BY created_at LIMIT $2)",
+        before,
+        rows_max,
+    )
+    .execute(connection)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+/// Inserts few jobs that were submitted, with their places in the work queue. Of those that a runner has told of meanwhile it
+/// knows more.
 #[tracing::instrument(name = "storage.job.insert_submitted", skip_all)]
 pub(crate) async fn insert_submitted(
     connection: &mut PgConnection,
@@ -219,7 +305,7 @@ pub(crate) async fn note_sequences(
     let texts = |of: fn(&NewJob) -> &str| places.iter().map(|(job, _)| of(job).to_owned()).collect::<Vec<_>>();
     let sequences: Vec<i64> = places.iter().map(|(_, sequence)| i64::try_from(*sequence).unwrap_or(i64::MAX)).collect();
     sqlx::query!(
-        "UPDATE jobs.jobs SET sequence = place.sequence \
+        "UPDATE jobs.jobs SET sequence = place.sequence, batch = NULL \
          FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS place (queue, kind, id, sequence) \
          WHERE jobs.queue = place.queue AND jobs.kind = place.kind AND jobs.id = place.id",
         &texts(|job| &job.queue),
@@ -284,7 +370,11 @@ pub(crate) async fn apply(connection: &mut PgConnection, told: &[Told]) -> Resul
             cancel_requested = known.cancel_requested AND excluded.round = known.round
         WHERE excluded.rank > known.rank OR (excluded.rank = known.rank AND known.state = 'RUNNING')
         RETURNING number, queue, kind, id, state, rank, round, attempt, max_attempts, args, progress, result, created_at,
-                  run_at, started_at, finished_at, cancel_requested, cancel_requested_at, sequence
+                  run_at, started_at, finished_at, cancel_requested, cancel_requested_at,
+                  CASE WHEN batch IS NULL THEN sequence
+                       WHEN cancel_requested THEN -- Nobody asks for it of others.
+                           sequence + (SELECT sequence FROM jobs.batches WHERE batches.number = known.batch)
+                  END AS sequence
         "#,
         &texts(|told| &told.queue),
         &texts(|told| &told.kind),
@@ -344,7 +434,8 @@ pub(crate) async fn find_jobs(
     let rows = sqlx::query_as!(
         JobRow,
         "SELECT number, queue, kind, id, state, rank, round, attempt, max_attempts, args, progress, result, created_at, run_at, \
-         started_at, finished_at, cancel_requested, cancel_requested_at, sequence FROM jobs.jobs \
+         started_at, finished_at, cancel_requested, cancel_requested_at, sequence + CASE WHEN batch IS NULL THEN 0 ELSE \
+         (SELECT sequence FROM jobs.batches WHERE batches.number = jobs.batch) END AS sequence FROM jobs.jobs \
          WHERE id = $1 AND ($2::text IS NULL OR queue = $2) AND ($3::text IS NULL OR kind = $3) \
          ORDER BY queue, kind LIMIT 20 FOR UPDATE",
         id,
@@ -369,7 +460,8 @@ pub(crate) async fn list_jobs(
     let rows = sqlx::query_as!(
         JobRow,
         "SELECT number, queue, kind, id, state, rank, round, attempt, max_attempts, NULL::text AS args, progress, \
-         NULL::text AS result, created_at, run_at, started_at, finished_at, cancel_requested, cancel_requested_at, sequence FROM jobs.jobs \
+         NULL::text AS result, created_at, run_at, started_at, finished_at, cancel_requested, cancel_requested_at, \
+         NULL::bigint AS sequence FROM jobs.jobs \
          WHERE ($1::bigint IS NULL OR number < $1) AND ($2::text IS NULL OR state = $2) \
          AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR kind = $4) \
          ORDER BY number DESC LIMIT $5",
@@ -500,7 +592,9 @@ pub(crate) async fn list_to_cancel(connection: &mut PgConnection) -> Result<Vec<
     let rows = sqlx::query_as!(
         JobRow,
         "SELECT number, queue, kind, id, state, rank, round, attempt, max_attempts, NULL::text AS args, progress, \
-         NULL::text AS result, created_at, run_at, started_at, finished_at, cancel_requested, cancel_requested_at, sequence FROM jobs.jobs \
+         NULL::text AS result, created_at, run_at, started_at, finished_at, cancel_requested, cancel_requested_at, \
+         sequence + CASE WHEN batch IS NULL THEN 0 ELSE \
+         (SELECT sequence FROM jobs.batches WHERE batches.number = jobs.batch) END AS sequence FROM jobs.jobs \
          WHERE cancel_requested AND finished_at IS NULL ORDER BY number LIMIT $1 FOR UPDATE SKIP LOCKED",
         TO_CANCEL_MAX,
     )
@@ -523,7 +617,7 @@ pub(crate) async fn put_back(
          VALUES ($1, $2, $3, 'PENDING', $4, $5, 0, $6, $7, $8, $9) \
          ON CONFLICT (queue, kind, id) DO UPDATE SET state = 'PENDING', rank = excluded.rank, round = excluded.round, \
          attempt = 0, progress = NULL, result = NULL, run_at = excluded.run_at, started_at = NULL, finished_at = NULL, \
-         cancel_requested = false, cancel_requested_at = NULL, sequence = NULL, headers = NULL, lane = NULL \
+         cancel_requested = false, cancel_requested_at = NULL, sequence = NULL, batch = NULL, headers = NULL, lane = NULL \
          WHERE known.rank < excluded.rank \
          RETURNING number, queue, kind, id, state, rank, round, attempt, max_attempts, args, progress, result, created_at, \
          run_at, started_at, finished_at, cancel_requested, cancel_requested_at, sequence",

@@ -6,9 +6,9 @@ mod queues;
 mod schedules;
 
 pub(crate) use jobs::{
-    JobFilter, NewJob, Told, apply, delete_ended, find_envelope, find_jobs, find_known, insert_errors, insert_jobs,
-    insert_submitted, keep_envelope, list_errors, list_jobs, list_kinds, list_to_cancel, note_sequences, put_back,
-    request_cancellation, set_cancelled,
+    JobFilter, NewJob, Told, apply, delete_batches, delete_ended, find_envelope, find_jobs, find_known, insert_batch,
+    insert_errors, insert_jobs, insert_submitted, keep_envelope, list_errors, list_jobs, list_kinds, list_to_cancel,
+    note_batch, note_sequences, put_back, request_cancellation, set_cancelled,
 };
 pub(crate) use letters::{
     LetterFilter, count_letters, delete_letters, delete_letters_before, find_letters, insert_letter, list_letters,
