@@ -118,7 +118,8 @@ pub(crate) async fn forget_guesses(connection: &mut PgConnection, user_id: UserI
     Ok(())
 }
 
-/// Gives a user another password, whatever the one before, and says which version it is. No session is kept.
+/// Gives a user another password, whatever the one before, and says which version it is. No session is kept, and no turn to try
+/// the present password is lost to what was tried of the one before.
 #[tracing::instrument(name = "storage.credential.set", skip_all)]
 pub(crate) async fn set_password(
     connection: &mut PgConnection,
@@ -131,7 +132,7 @@ pub(crate) async fn set_password(
         INSERT INTO identity.credentials (user_id, password_hash, updated_at) VALUES ($1, $2, $3)
         ON CONFLICT (user_id) DO UPDATE
             SET password_hash = excluded.password_hash, updated_at = excluded.updated_at,
-                version = credentials.version + 1, kept_session_id = NULL
+                version = credentials.version + 1, kept_session_id = NULL, guess_until = NULL
         RETURNING version
         "#,
         user_id.0,

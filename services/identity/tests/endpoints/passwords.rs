@@ -295,6 +295,14 @@ async fn the_present_password_is_tried_five_times_and_then_each_three_minutes() 
     }
     assert_eq!(http.post("/api/v1/users/me/password", &change(&person.password)).await.status, 204);
     assert!(is_password(&ops, &person.email, &given).await);
+
+    // Who was given another by an administrator, too: what was tried of the former says nothing of it.
+    wait("UPDATE identity.credentials SET guess_until = now() + interval '15 minutes' WHERE user_id = $1::uuid").await;
+    let anew = password();
+    ops.call_as(&admin, UPDATE, &json!({ "userId": id, "password": anew })).await.json();
+    let token = access_token(&ops, &person.email, &anew).await;
+    let own = json!({ "currentPassword": anew, "newPassword": password() });
+    assert_eq!(ops.call_as(&token, CHANGE, &own).await.error_code, 0);
 }
 
 #[tokio::test]
